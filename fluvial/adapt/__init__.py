@@ -1,0 +1,1 @@
+"""A model changing: the adapter, the learner that moves it, and the history of its versions."""

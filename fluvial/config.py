@@ -1,0 +1,94 @@
+"""Settings: a TOML file, under environment variables, under command-line options.
+
+Every setting `x` is also `FLUVIAL_X`. An unknown key in the file is an error that names it.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fluvial.errors import InputError
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
+
+
+class Settings(BaseSettings):
+    """What a Fluvial process runs with. Sizes are in bytes or tokens as their names say."""
+
+    model_config = SettingsConfigDict(env_prefix="FLUVIAL_", extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("fluvial", appauthor=False)),
+        description="Where models, sessions and versions live.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
+    port: int = Field(8420, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    model: str = Field(DEFAULT_MODEL, description="Name of an installed or catalogue model.")
+    offline: bool = Field(False, description="Never use the network; a model that is missing is an error.")
+    threads: int = Field(0, ge=0, le=256, description="Decoding threads; 0 measures at start.")
+    learner_threads: int = Field(0, ge=0, le=256, description="Learner threads; 0 lets it choose.")
+    context_tokens: int = Field(
+        4096, ge=256, le=1_048_576, description="Longest conversation, capped by the model's own limit."
+    )
+    document_context_tokens: int = Field(
+        512, ge=0, le=65_536, description="Most tokens of matching passages shown beside a question."
+    )
+    queue_limit: int = Field(64, ge=1, le=10_000, description="Answers that may wait for the engine.")
+    learning: bool = Field(True, description="Whether new sessions learn from what they read.")
+    rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")
+    chunk_tokens: int = Field(512, ge=16, le=4096, description="Tokens scored, then learned from, at once.")
+    window_tokens: int = Field(256, ge=0, le=8192, description="Tokens of context before each chunk.")
+    version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest JSON request.")
+    max_document_bytes: int = Field(32 * 2**20, ge=1024, description="Largest document.")
+
+
+def load(*, file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read settings: `file` (TOML) < environment < `overrides` (None values are ignored).
+
+    Raises InputError naming the key when a value is out of range or a key is unknown.
+    """
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    table = _read_toml(file) if file is not None else {}
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            from pydantic_settings import InitSettingsSource
+
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=table)
+
+    try:
+        return Layered(**given)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no configuration file at {file}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not valid TOML: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(Settings.model_fields))
+        return f"unknown setting {key!r}; the settings are: {known}"
+    return f"setting {key!r}: {first['msg']} (got {first.get('input')!r})"

@@ -1,0 +1,1 @@
+"""A model running: reads tokens, generates tokens."""

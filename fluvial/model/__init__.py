@@ -1,0 +1,1 @@
+"""A model at rest: where it comes from, what is in it, and how it is built."""

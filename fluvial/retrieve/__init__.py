@@ -1,0 +1,1 @@
+"""Text out of documents, and the passages of it that match a question."""

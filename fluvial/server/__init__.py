@@ -1,0 +1,1 @@
+"""The HTTP face: parses requests, calls the service, writes events."""

@@ -1,0 +1,162 @@
+"""The frozen vocabulary that every layer speaks. Imports nothing of ours, and no tensor library.
+
+Times are seconds since the epoch (UTC). Losses are in nats, summed over the tokens named beside them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+ReadingKind = Literal["document", "message"]
+ReadingStatus = Literal["queued", "reading", "done", "cancelled", "failed"]
+Learning = Literal["on", "frozen"]
+
+BASE_VERSION = 0
+"""The version number that means: exactly the base checkpoint, nothing learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn as the chat template sees it."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy. `top_p` in (0, 1]. `max_tokens` None: what fits."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens of one answer. `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A piece of an answer. The last one carries `finish` and `usage`; its text may be empty."""
+
+    text: str
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A conversation: messages, readings, one adapter history, one owner.
+
+    `version` is the adapter version in force (0: the base). `checkpoint` is the sha256 of the model
+    file its versions belong to.
+    """
+
+    id: str
+    owner: str
+    title: str
+    model: str
+    checkpoint: str
+    learning: Learning
+    version: int
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredMessage:
+    """A message of a session. `finish` is None for user messages and while an answer is being written."""
+
+    id: str
+    session: str
+    position: int
+    role: Role
+    content: str
+    created_at: float
+    version: int
+    finish: FinishReason | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A text that a session reads: scored chunk by chunk, then learned from.
+
+    `tokens_total` is None until the text has been tokenised. `tokens_read` counts what is scored AND safe
+    in a saved version (or needed none); a restart goes on from there.
+    """
+
+    id: str
+    session: str
+    kind: ReadingKind
+    name: str
+    status: ReadingStatus
+    bytes: int
+    tokens_total: int | None
+    tokens_read: int
+    created_at: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkScore:
+    """The evidence of one chunk: its loss before it was learned from, beside the frozen base's.
+
+    `start` is the index of its first token in the reading. `frozen_nats` and `adapted_nats` are summed
+    over `tokens`, on the same window. `version` is the version in force when it was scored; `learned`
+    tells whether an update followed.
+    """
+
+    session: str
+    reading: str
+    start: int
+    tokens: int
+    bytes: int
+    frozen_nats: float
+    adapted_nats: float
+    version: int
+    learned: bool
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One immutable state of a session's adapter. Numbers start at 1 and are never used again.
+
+    `parent` is the version it was learned from (0: the base). `drift` is the root mean square of the
+    change in the model's weights relative to the base weights' own, over all adapted layers.
+    """
+
+    session: str
+    number: int
+    parent: int
+    reading: str | None
+    tokens_learned: int
+    updates: int
+    drift: float
+    bytes: int
+    sha256: str
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """An installed model, as people see it. `sha256` names the checkpoint."""
+
+    name: str
+    family: str
+    languages: tuple[str, ...]
+    licence: str
+    bytes: int
+    sha256: str
+    source: str
+    path: str
+    created_at: float = field(default=0.0)
