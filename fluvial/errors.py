@@ -11,6 +11,7 @@
     ├── SourceError             502  a model source did not deliver what was asked
     ├── StorageError            507  the disk refused a write
     ├── BusyError               503  the engine can't take more work now
+    ├── EngineError             500  the decoder failed on one answer; the engine goes on
     └── LearnerError            500  the learner process failed; the session itself is intact
 
 Each carries a message for people (what was wrong, what would be right), a stable `code` for
@@ -80,6 +81,11 @@ class StorageError(FluvialError):
 class BusyError(FluvialError):
     status = 503
     code = "busy"
+
+
+class EngineError(FluvialError):
+    status = 500
+    code = "engine_failed"
 
 
 class LearnerError(FluvialError):
