@@ -1,0 +1,135 @@
+"""Versions of a session's adapter: a row here, its tensors in a file written by `adapt`."""
+
+import math
+from pathlib import Path
+from typing import final
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from fluvial.errors import ConflictError, InputError, NotFoundError
+from fluvial.store import table
+from fluvial.store.clock import Clock
+from fluvial.store.database import Database
+from fluvial.store.file import SessionFolder, discard_file
+from fluvial.store.reading import update_row
+from fluvial.store.session import missing, owned, require_version, touch
+from fluvial.types import BASE_VERSION, Reading, ReadingStatus, Session, Version
+
+_COLUMNS = table.select_columns(table.version, Version)
+
+
+@final
+class VersionTable:
+    """The versions in the database, and the paths of their tensors below `root`."""
+
+    def __init__(self, database: Database, *, clock: Clock, root: Path) -> None:
+        self._database = database
+        self._clock = clock
+        self._root = root
+
+    def next_number(self, session: Session) -> int:
+        c = table.session.c
+        count = (
+            update(table.session).where(*owned(session)).values(version_count=c.version_count + 1)
+        )
+        with self._database.write() as connection:
+            number = connection.execute(count.returning(c.version_count)).scalar_one_or_none()
+        if number is None:
+            raise missing(session.id)
+        return number
+
+    def add(
+        self,
+        version: Version,
+        *,
+        reading: Reading | None,
+        tokens_read: int,
+        status: ReadingStatus | None,
+    ) -> Session:
+        _check(version)
+        with self._database.write() as connection:
+            c, number = table.session.c, version.number
+            count = func.max(c.version_count, number)
+            session = touch(
+                connection,
+                version.session,
+                owner=None,
+                at=self._clock.now(),
+                version=number,
+                version_count=count,
+            )
+            _insert(connection, version)
+            if reading is not None:
+                update_row(connection, reading, tokens_read=tokens_read, status=status)
+        return session
+
+    def list_all(self, session: Session) -> list[Version]:
+        c = table.version.c
+        query = select(*_COLUMNS).where(c.session == session.id).order_by(c.number)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [table.make_record(row, Version) for row in rows]
+
+    def find(self, session: Session, number: int) -> Version:
+        c = table.version.c
+        query = select(*_COLUMNS).where(c.session == session.id, c.number == number)
+        with self._database.read() as connection:
+            require_version(connection, session.id, number)
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError("version 0 is the base: nothing is stored for it", param="version")
+        return table.make_record(row, Version)
+
+    def delete(self, session: Session, number: int) -> None:
+        c = table.version.c
+        with self._database.write(frees=True) as connection:
+            in_force = select(table.session.c.version).where(*owned(session))
+            if number == connection.execute(in_force).scalar_one_or_none():
+                raise ConflictError(
+                    f"version {number} is in force; restore another one first",
+                    code="version_in_force",
+                    param="version",
+                )
+            require_version(connection, session.id, number)
+            connection.execute(
+                delete(table.version).where(c.session == session.id, c.number == number)
+            )
+        discard_file(self.path(session, number))
+
+    def forget(self, session: Session) -> Session:
+        """Remove all versions and scores; the base is in force again."""
+        with self._database.write(frees=True) as connection:
+            current = touch(
+                connection,
+                session.id,
+                owner=session.owner,
+                at=self._clock.now(),
+                version=BASE_VERSION,
+            )
+            v, s = table.version, table.score
+            connection.execute(delete(s).where(s.c.session == session.id))
+            versions = delete(v).where(v.c.session == session.id).returning(v.c.number)
+            numbers = connection.execute(versions).scalars().all()
+        for number in numbers:
+            discard_file(self.path(session, number))
+        return current
+
+    def path(self, session: Session, number: int) -> Path:
+        return SessionFolder(self._root, session.id).version_path(number)
+
+
+def _check(version: Version) -> None:
+    if version.number <= BASE_VERSION:
+        raise InputError(f"versions start at 1, not {version.number}", param="version")
+    if not math.isfinite(version.drift):
+        raise InputError("the drift of a version must be finite", param="version")
+
+
+def _insert(connection: Connection, version: Version) -> None:
+    c = table.version.c
+    same = select(c.number).where(c.session == version.session, c.number == version.number)
+    if connection.execute(same).first() is not None:
+        raise ConflictError(
+            f"session {version.session} already has a version {version.number}", param="version"
+        )
+    connection.execute(insert(table.version).values(vars(version)))
