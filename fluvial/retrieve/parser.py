@@ -2,7 +2,8 @@
 
 KIND is `pdf` or `html`, LIMIT the most bytes of text. The document comes on standard input. One
 JSON object goes to standard output: `{"text"}`, or `{"problem"}` (a phrase that follows the
-document's name), or `{"too_large": true}`. Imports only what it needs: it starts for every document.
+document's name), or `{"too_large": true}`. Imports only what it needs: every
+document starts it anew.
 """
 
 import io

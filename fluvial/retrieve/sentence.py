@@ -14,7 +14,9 @@ _SHORTEST = 0.4
 
 # A full stop needs a space behind it; Chinese ones don't. A line end alone is a border only before
 # a list item or a heading: texts are often wrapped in the middle of a sentence.
-_BORDER = re.compile(r"[.!?…][\"'”’)\]]*(?=\s)|[。!?;…][”’」』)]*|\n[ \t]*(?=\n)|\n(?=\s*[#*•-])")
+_BORDER = re.compile(
+    r"[.!?…][\"'”’)\]]*(?=\s)|[。！？；…][”’」』)]*|\n[ \t]*(?=\n)|\n(?=\s*[#*•-])"
+)
 # Long words, rules and gaps weigh what they take, so that no text makes an endless passage.
 _UNIT = re.compile(rf"[{CJK}]|[^\W{CJK}]{{1,32}}|\W{{8,32}}")
 _IS_CJK = re.compile(rf"[{CJK}]")
@@ -28,7 +30,7 @@ def passages(text: str) -> Iterator[Span]:
     """
     start, end, held = 0, 0, 0.0
     for first, last in sentences(text, 0, len(text)):
-        added = weight(text, first, last)
+        added = weight(text, end if held else first, last)
         if held and (held + added > 1 or (held >= _SHORTEST and "\n\n" in text[end:first])):
             yield start, end
             held = 0.0
