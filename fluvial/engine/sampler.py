@@ -1,6 +1,7 @@
 """Draws of the next token, and the one place where the ranges of `Sampling` are checked."""
 
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,17 @@ def _require_integer(name: str, value: Any, *, low: int, high: int) -> None:
         )
 
 
-def _validate_stops(stops: tuple[str, ...]) -> None:
-    if len(stops) > MAX_STOPS:
+def _validate_stops(stops: Any) -> None:
+    if not isinstance(stops, tuple) or len(stops) > MAX_STOPS:
         raise InputError(
-            f"stop takes at most {MAX_STOPS} strings; {len(stops)} were given", param="stop"
+            f"stop must be a tuple of at most {MAX_STOPS} strings, not {reprlib.repr(stops)}",
+            param="stop",
         )
     for stop in stops:
-        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+        if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARS:
             raise InputError(
-                f"each stop string must have 1 to {MAX_STOP_CHARS} characters; one has {len(stop)}",
+                f"each stop string must have 1 to {MAX_STOP_CHARS} characters, unlike "
+                f"{reprlib.repr(stop)}",
                 param="stop",
             )
 

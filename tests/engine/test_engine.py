@@ -267,9 +267,11 @@ def test_cancel_during_decode_frees_the_engine_within_one_step():
 def test_reader_that_cancels_on_the_first_delta_in_a_loop_of_its_own():
     async def main() -> Delta:
         generation = ask(engine, "x")
+        deltas: list[Delta] = []
         async for delta in generation:
+            deltas.append(delta)
             generation.cancel()
-        return delta
+        return deltas[-1]
 
     with start(ScriptDecoder(lambda prompt: b"y" * 900)) as engine:
         assert asyncio.run(main()).finish in {"cancelled", "stop"}

@@ -15,7 +15,7 @@ Logits = NDArray[np.float32]
 
 # Few distinct values, so that ties are common; some far apart.
 coarse = st.integers(-8, 8).map(lambda n: n / 2)
-wild = st.floats(-3e38, 3e38, width=32)
+wild = st.floats(width=32, allow_nan=False, allow_infinity=False)
 some_logits = arrays(np.float32, st.integers(1, 60), elements=coarse | wild)
 temperatures = st.floats(0.01, 2.0) | st.sampled_from([5e-324, 1e-300, 1e-30, 1e-6])
 
@@ -57,11 +57,11 @@ def test_the_seeded_stream_is_pinned():
     """Numpy promises PCG64's stream; a change here would change every seeded answer."""
     logits = np.log(np.array([4, 3, 2, 1], np.float32))
     assert draw_all(logits, count=12, seed=42, temperature=1.0, top_p=1.0) == PINNED_WHOLE
-    assert draw_all(logits, count=12, seed=42, temperature=1.0, top_p=0.9) == PINNED_NUCLEUS
+    assert draw_all(logits, count=12, seed=42, temperature=1.0, top_p=0.85) == PINNED_NUCLEUS
 
 
 PINNED_WHOLE = [2, 1, 2, 1, 0, 3, 2, 2, 0, 1, 0, 3]
-PINNED_NUCLEUS = [2, 0, 2, 1, 0, 2, 1, 2, 0, 1, 0, 2]
+PINNED_NUCLEUS = [1, 0, 2, 1, 0, 2, 1, 2, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
