@@ -4,6 +4,7 @@ SQLite runs in WAL mode with `synchronous=FULL`: what a `write` block has commit
 `kill -9` and a power cut. A `read` block sees one consistent state of the whole database.
 """
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Generator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fluvial.errors import StorageError
@@ -19,12 +21,14 @@ from fluvial.store.fault import translate_sqlite
 from fluvial.store.reserve import Reserve
 
 _BUSY_TIMEOUT_MS = 10_000
+_WAL_LIMIT_BYTES = 16 * 2**20
 _PRAGMAS = (
     f"busy_timeout={_BUSY_TIMEOUT_MS}",  # first: the next ones may meet another process's lock
     "journal_mode=WAL",
     "synchronous=FULL",
     "foreign_keys=ON",
     "secure_delete=FAST",  # what people delete is overwritten where that costs no extra write
+    f"journal_size_limit={_WAL_LIMIT_BYTES}",
     "temp_store=MEMORY",  # sorting must work on a full disk
     "trusted_schema=OFF",
 )
@@ -60,10 +64,17 @@ class Database:
         """
         with self._lock:
             self._check_open()
-            if frees:
-                self._reserve.release_if_needed()
-            with translate_sqlite(), self._writer.begin() as connection:
-                yield connection
+            lent = frees and self._reserve.release_if_needed()
+            try:
+                with translate_sqlite(), self._writer.begin() as connection:
+                    yield connection
+            except StorageError:
+                self._fold_log()
+                raise
+            finally:
+                if lent:
+                    self._fold_log()
+                    self._reserve.fill()
 
     def close(self) -> None:
         """Wait for the writer, fold the WAL into the file and close. A second call does nothing."""
@@ -71,6 +82,15 @@ class Database:
             self._closed = True
             self._readers.dispose()
             self._writer.dispose()
+
+    def _fold_log(self) -> None:
+        """Give the space of the WAL back to the disk: on a full one, the next write needs it."""
+        with contextlib.suppress(sqlite3.Error, DBAPIError):
+            connection = self._writer.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+            finally:
+                connection.close()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -25,12 +25,13 @@ _SQLITE: dict[int, tuple[str, str]] = {
 def translate_sqlite() -> Generator[None, None, None]:
     """Raise StorageError or BusyError for the faults SQLite reports inside the block.
 
-    A row that refers to a deleted one raises NotFoundError. Other database errors are mistakes of ours and pass unchanged.
+    A row that refers to a deleted one raises NotFoundError. Other database errors are mistakes of
+    ours and pass unchanged.
     """
     try:
         yield
-    except DBAPIError as error:
-        translated = _translate(error.orig)
+    except (DBAPIError, sqlite3.Error) as error:
+        translated = _translate(error.orig if isinstance(error, DBAPIError) else error)
         if translated is None:
             raise
         raise translated from error

@@ -5,7 +5,7 @@ from typing import Any, final
 
 from sqlalchemy import Connection, insert, select, update
 
-from fluvial.errors import NotFoundError
+from fluvial.errors import NotFoundError, StorageError
 from fluvial.store import table
 from fluvial.store.clock import Clock
 from fluvial.store.database import Database
@@ -79,7 +79,12 @@ class ReadingTable:
         if not path.exists():
             raise NotFoundError(f"the text of reading {reading.id} was removed", param="reading")
         with translate_os(f"reading the text of {reading.id}"):
-            return path.read_bytes().decode()
+            data = path.read_bytes()
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            message = f"the text of reading {reading.id} is damaged on the disk: {error}"
+            raise StorageError(message, code="storage_failed") from None
 
     def remove_text(self, reading: Reading) -> None:
         remove_file(self._path(reading))

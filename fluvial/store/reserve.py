@@ -15,26 +15,35 @@ _log = logging.getLogger(__name__)
 
 @final
 class Reserve:
-    """The file at `path`: RESERVE_BYTES of zeros while the disk has room for more than that."""
+    """The file at `path`: RESERVE_BYTES of zeros, or what the disk had left for it.
+
+    It is lent out only while the store is opened, or while something is deleted.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def fill(self) -> None:
-        """Take the reserve from the disk, if it has room for twice as much. Never raises."""
+        """Take from the disk what is missing, as far as there is room. Never raises."""
         with contextlib.suppress(OSError):
-            if self._missing() and self._free_bytes() >= 2 * RESERVE_BYTES:
-                self._path.write_bytes(bytes(RESERVE_BYTES))
+            missing_bytes = RESERVE_BYTES - self._size_bytes()
+            with self._path.open("ab", buffering=0) as file:
+                file.write(bytes(max(0, min(missing_bytes, self._free_bytes()))))
 
-    def release_if_needed(self) -> None:
-        """Give the reserve back to the disk, if less than its size is free. Never raises."""
+    def release_if_needed(self) -> bool:
+        """Give the reserve to the disk if that has less than RESERVE_BYTES free; tells whether.
+
+        Never raises. Whoever got it calls `fill` afterwards.
+        """
         with contextlib.suppress(OSError):
-            if not self._missing() and self._free_bytes() < RESERVE_BYTES:
+            if self._free_bytes() < RESERVE_BYTES:
                 self._path.write_bytes(b"")
                 _log.warning("the disk of %s is full; using the reserve", self._path.parent)
+                return True
+        return False
 
-    def _missing(self) -> bool:
-        return not self._path.exists() or self._path.stat().st_size < RESERVE_BYTES
+    def _size_bytes(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
 
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self._path.parent).free

@@ -46,7 +46,7 @@ class VersionTable:
         tokens_read: int,
         status: ReadingStatus | None,
     ) -> Session:
-        _check(version)
+        _check(version, reading=reading)
         with self._database.write() as connection:
             c, number = table.session.c, version.number
             count = func.max(c.version_count, number)
@@ -83,8 +83,11 @@ class VersionTable:
     def delete(self, session: Session, number: int) -> None:
         c = table.version.c
         with self._database.write(frees=True) as connection:
-            in_force = select(table.session.c.version).where(*owned(session))
-            if number == connection.execute(in_force).scalar_one_or_none():
+            query = select(table.session.c.version).where(*owned(session))
+            in_force = connection.execute(query).scalar_one_or_none()
+            if in_force is None:
+                raise missing(session.id)
+            if number == in_force:
                 raise ConflictError(
                     f"version {number} is in force; restore another one first",
                     code="version_in_force",
@@ -118,7 +121,9 @@ class VersionTable:
         return SessionFolder(self._root, session.id).version_path(number)
 
 
-def _check(version: Version) -> None:
+def _check(version: Version, *, reading: Reading | None) -> None:
+    if reading is not None and reading.session != version.session:
+        raise NotFoundError(f"no reading {reading.id!r} in session {version.session}")
     if version.number <= BASE_VERSION:
         raise InputError(f"versions start at 1, not {version.number}", param="version")
     if not math.isfinite(version.drift):
