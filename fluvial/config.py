@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fluvial.errors import InputError
@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
     port: int = Field(8420, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    api_key: SecretStr | None = Field(
+        None, min_length=16, description="Key that every request must bring; needed beyond loopback."
+    )
     model: str = Field(DEFAULT_MODEL, description="Name of an installed or catalogue model.")
     offline: bool = Field(False, description="Never use the network; a model that is missing is an error.")
     threads: int = Field(0, ge=0, le=256, description="Decoding threads; 0 measures at start.")
@@ -91,4 +94,6 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(Settings.model_fields))
         return f"unknown setting {key!r}; the settings are: {known}"
+    if key == "api_key":  # never repeat a secret
+        return f"setting {key!r}: {first['msg']}"
     return f"setting {key!r}: {first['msg']} (got {first.get('input')!r})"

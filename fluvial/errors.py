@@ -5,6 +5,8 @@
     │   ├── ContextLengthError  400  more tokens than fit; says how many and what fits
     │   ├── UnsupportedError    400  a field or value that Fluvial does not implement
     │   └── TooLargeError       413  a body, file or text over its limit
+    ├── AuthError               401  no key was given, or not the right one
+    ├── ForbiddenError          403  a caller or an origin that is not let in
     ├── NotFoundError           404  no such session, model, reading or version
     ├── ConflictError           409  the state moved on, or is busy
     ├── ModelError              422  a model file is damaged, unknown or unsupported
@@ -51,6 +53,16 @@ class UnsupportedError(InputError):
 class TooLargeError(InputError):
     status = 413
     code = "too_large"
+
+
+class AuthError(FluvialError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class ForbiddenError(FluvialError):
+    status = 403
+    code = "forbidden"
 
 
 class NotFoundError(FluvialError):
