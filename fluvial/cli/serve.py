@@ -1,0 +1,46 @@
+"""`fluvial serve`: make sure the model is there, then answer requests until told to stop."""
+
+from pathlib import Path
+
+import click
+
+from fluvial.cli.option import config_option, data_dir_option, load_settings
+
+
+@click.command()
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option(
+    "--port", type=int, help="Port to listen on; 0 lets the system choose. [default: 8420]"
+)
+@data_dir_option
+@config_option
+@click.option("--model", help="Model to serve; pulled first when it is not installed.")
+@click.option("--offline", is_flag=True, default=None, help="Never use the network.")
+@click.option("--threads", type=int, help="Decoding threads; 0 measures at start.")
+def serve(
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    config_file: Path | None,
+    model: str | None,
+    offline: bool | None,
+    threads: int | None,
+) -> None:
+    """Start the server and its page, on http://127.0.0.1:8420 unless told otherwise."""
+    settings = load_settings(
+        config_file,
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        model=model,
+        offline=offline,
+        threads=threads,
+    )
+    from fluvial.cli.progress import TransferBar
+    from fluvial.model.registry import Registry
+
+    with TransferBar() as bar:
+        Registry(settings.data_dir).ensure(settings.model, offline=settings.offline, progress=bar)
+    from fluvial.server import app
+
+    app.serve(settings)
