@@ -30,9 +30,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Tokenizer:
     """Encode and decode text for one model; immutable and safe to share between threads.
 
-    `vocab_size` counts every id, unused ones too. `eos_ids` are the ids that end a turn. `bos_id` is
-    the token some models want first in a raw text; `adds_bos` says whether this one does (templates
-    write their own).
+    `vocab_size` counts every id, unused ones too. `eos_ids` are the ids that end a turn. `bos_id`
+    is the token that some models want first in a raw text; `adds_bos` tells whether this one does.
+    Templates write their own.
     """
 
     def __init__(self, words: Vocabulary, *, pre: Pretokenizer, adds_bos: bool) -> None:

@@ -67,6 +67,12 @@ def read_names(config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
+def read_controls(path: Path) -> set[str]:
+    """Return the control tokens that `tokenizer.json` adds."""
+    table = read_json(path / "tokenizer.json", limit_bytes=MAX_TOKENIZER_BYTES)
+    return {token for token, (_, kind) in _read_added(table).items() if kind == Kind.CONTROL}
+
+
 def read_json(file: Path, *, limit_bytes: int) -> Table:
     """Return the object in `file`. Raises ModelError when it is too big or not a JSON object."""
     try:

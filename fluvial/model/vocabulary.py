@@ -67,12 +67,12 @@ class Vocabulary:
 def read_gguf(metadata: Mapping[str, object]) -> Vocabulary:
     """Return the vocabulary of a GGUF file, checked. Raises ModelError naming the wrong key."""
     check_model(metadata.get("tokenizer.ggml.model"))
-    tokens = _read_strings(metadata, "tokenizer.ggml.tokens", limit=MAX_TOKENS)
+    tokens = read_tokens(metadata)
     merges = _read_strings(metadata, "tokenizer.ggml.merges", limit=MAX_MERGES)
     named = read_named(metadata, tokens)
     pairs = [cast("tuple[str, str]", line.partition(" ")[::2]) for line in merges]
     ends = {named[key] for key in ("eos_token", "eot_token", "eom_token") if key in named}
-    kinds = _read_kinds(metadata, tokens, controls=set(named.values()))
+    kinds = read_kinds(metadata, tokens, controls=set(named.values()))
     return build(tokens=tokens, kinds=kinds, merges=pairs, named=named, ends=ends)
 
 
@@ -122,6 +122,11 @@ def read_pre(metadata: Mapping[str, object]) -> pretokenizer.Pretokenizer:
     return pretokenizer.find(name)
 
 
+def read_tokens(metadata: Mapping[str, object]) -> list[str]:
+    """Return the tokens' strings, unchecked. Raises ModelError when they are not a sane list."""
+    return _read_strings(metadata, "tokenizer.ggml.tokens", limit=MAX_TOKENS)
+
+
 def read_named(metadata: Mapping[str, object], tokens: Sequence[str]) -> dict[str, int]:
     """Return the ids of the tokens with a role, keyed as templates call them (`bos_token`, ...)."""
     keys = {
@@ -146,21 +151,10 @@ def read_named(metadata: Mapping[str, object], tokens: Sequence[str]) -> dict[st
     return found
 
 
-def _read_strings(metadata: Mapping[str, object], key: str, *, limit: int) -> list[str]:
-    values = metadata.get(key)
-    if not isinstance(values, list):
-        raise ModelError(f"{key} is missing or not an array of strings")
-    values = cast("list[object]", values)
-    if len(values) > limit:
-        raise ModelError(f"{key} has {len(values):,} entries; at most {limit:,} are supported")
-    if not all(isinstance(value, str) for value in values):
-        raise ModelError(f"{key} holds entries that are not strings")
-    return cast("list[str]", values)
-
-
-def _read_kinds(
+def read_kinds(
     metadata: Mapping[str, object], tokens: Sequence[str], *, controls: set[int]
 ) -> list[int]:
+    """Return each token's kind; without the key, those of `controls` are control tokens."""
     key = "tokenizer.ggml.token_type"
     values = metadata.get(key)
     if values is None:
@@ -172,6 +166,18 @@ def _read_kinds(
     if unknown:
         raise ModelError(f"{key} holds {min(unknown)}; the known types are 1 to 6")
     return cast("list[int]", kinds.tolist())
+
+
+def _read_strings(metadata: Mapping[str, object], key: str, *, limit: int) -> list[str]:
+    values = metadata.get(key)
+    if not isinstance(values, list):
+        raise ModelError(f"{key} is missing or not an array of strings")
+    values = cast("list[object]", values)
+    if len(values) > limit:
+        raise ModelError(f"{key} has {len(values):,} entries; at most {limit:,} are supported")
+    if not all(isinstance(value, str) for value in values):
+        raise ModelError(f"{key} holds entries that are not strings")
+    return cast("list[str]", values)
 
 
 def _check_tokens(tokens: Sequence[str]) -> None:

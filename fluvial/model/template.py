@@ -1,0 +1,164 @@
+"""Messages to token ids through the chat template of the model file.
+
+The template writes the special tokens; nothing inside a message can. Contents are shielded before
+rendering (`Tokenizer.shield`), and turned back after the special tokens have been found.
+
+The environment is that of `apply_chat_template` in `transformers`, which templates are written for.
+One difference: a template that looks for markup inside a content (say `</think>`) finds none.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from fluvial.errors import InputError, ModelError, TooLargeError
+from fluvial.model import tokenizer_folder, vocabulary
+from fluvial.model.renderer import Renderer
+from fluvial.model.tokenizer import Tokenizer
+from fluvial.model.vocabulary import Kind
+from fluvial.types import Message, Role
+
+MAX_SOURCE_CHARS = 128 * 1024
+MAX_CONTENT_CHARS = 8 * 2**20
+MAX_WRITTEN_CHARS = 2**20
+RENDER_LIMIT_S = 10.0
+
+CHATML = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+"""What a model without a template gets when its vocabulary has these two special tokens."""
+_CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+_ROLES = get_args(Role)
+
+
+class Template:
+    """The chat format of one model. Safe to share between threads; `close` frees its process."""
+
+    def __init__(
+        self, source: str, *, names: Mapping[str, str], render_limit_s: float = RENDER_LIMIT_S
+    ) -> None:
+        """Compile `source`.
+
+        Args: `names` are special tokens by role (`bos_token`, ...), as the template sees them;
+        `render_limit_s` bounds each rendering, in seconds.
+        Raises ModelError when the source is too long or no template.
+        """
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ModelError(
+                f"the chat template is {len(source):,} characters long; "
+                f"at most {MAX_SOURCE_CHARS:,} are supported"
+            )
+        self.source = source
+        self._names = dict(names)
+        self._renderer = Renderer(source, limit_s=render_limit_s)
+
+    @staticmethod
+    def from_gguf(metadata: Mapping[str, object]) -> "Template":
+        """Return the template of a GGUF file, or ChatML when it has none but knows its tokens.
+
+        Raises ModelError when there is neither, or the template is not a sound one.
+        """
+        tokens = vocabulary.read_tokens(metadata)
+        named = vocabulary.read_named(metadata, tokens)
+        source = metadata.get("tokenizer.chat_template")
+        if source is None:
+            kinds = vocabulary.read_kinds(metadata, tokens, controls=set(named.values()))
+            controls = {t for t, k in zip(tokens, kinds, strict=True) if k == Kind.CONTROL}
+            source = _choose_fallback(controls)
+        return Template(_check(source), names={role: tokens[i] for role, i in named.items()})
+
+    @staticmethod
+    def from_folder(path: Path) -> "Template":
+        """Return the template of a safetensors checkpoint; see `from_gguf` for the fallback."""
+        config = tokenizer_folder.read_config(path)
+        source = _read_file(path / "chat_template.jinja") or _find_default(config)
+        if source is None:
+            source = _choose_fallback(tokenizer_folder.read_controls(path))
+        return Template(_check(source), names=tokenizer_folder.read_names(config))
+
+    def encode(self, messages: Sequence[Message], *, tokenizer: Tokenizer) -> list[int]:
+        """Return the ids of a conversation, up to where the assistant is to write.
+
+        No content, whatever it holds, becomes a special token.
+        Raises InputError for an empty list, a role or messages the template refuses, TooLargeError
+        for over 8 Mi characters, ModelError when the template fails or does not end in time.
+        """
+        _check_messages(messages)
+        turns = [{"role": m.role, "content": tokenizer.shield(m.content)} for m in messages]
+        text = self._render(turns)
+        try:
+            return tokenizer.encode_marked(text)
+        except InputError as error:
+            raise ModelError(f"the model's chat template wrote wrong text: {error}") from None
+
+    def close(self) -> None:
+        """End the rendering process; a later `encode` starts it again."""
+        self._renderer.close()
+
+    def _render(self, turns: list[dict[str, str]]) -> str:
+        variables: dict[str, Any] = {
+            **self._names,
+            "messages": turns,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        size = sum(len(turn["content"]) for turn in turns)
+        return self._renderer.render(variables, limit_chars=MAX_WRITTEN_CHARS + 4 * size)
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise InputError("there are no messages; send at least one", param="messages")
+    for message in messages:
+        if message.role not in _ROLES:
+            raise InputError(
+                f"unknown role {message.role[:40]!r}; the roles are {', '.join(_ROLES)}",
+                param="messages",
+            )
+    size = sum(len(message.content) for message in messages)
+    if size > MAX_CONTENT_CHARS:
+        raise TooLargeError(
+            f"the messages hold {size:,} characters; at most {MAX_CONTENT_CHARS:,} are taken",
+            param="messages",
+        )
+
+
+def _check(source: object) -> str:
+    if not isinstance(source, str):
+        raise ModelError("the chat template is not a string")
+    return source
+
+
+def _choose_fallback(controls: set[str]) -> str:
+    if not controls.issuperset(_CHATML_TOKENS):
+        raise ModelError(
+            "the model has no chat template, and its vocabulary lacks ChatML's "
+            f"{' and '.join(_CHATML_TOKENS)}; it can't be used for conversations"
+        )
+    return CHATML
+
+
+def _read_file(file: Path) -> str | None:
+    try:
+        if file.stat().st_size > 4 * MAX_SOURCE_CHARS:
+            raise ModelError(f"{file.name} is over {4 * MAX_SOURCE_CHARS:,} bytes")
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ModelError(f"{file} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{file.name} is not UTF-8") from None
+
+
+def _find_default(config: Mapping[str, Any]) -> object:
+    value: object = config.get("chat_template")
+    if isinstance(value, list):
+        named = [v for v in cast("list[object]", value) if isinstance(v, dict)]
+        tables = cast("list[dict[str, object]]", named)
+        return next((t.get("template") for t in tables if t.get("name") == "default"), None)
+    return value
