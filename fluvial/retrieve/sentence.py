@@ -15,7 +15,7 @@ _SHORTEST = 0.4
 # A full stop needs a space behind it; Chinese ones don't. A line end alone is a border only before
 # a list item or a heading: texts are often wrapped in the middle of a sentence.
 _BORDER = re.compile(
-    r"[.!?…][\"'”’)\]]*(?=\s)|[。！？；…][”’」』)]*|\n[ \t]*(?=\n)|\n(?=\s*[#*•-])"
+    r"[.!?…][\"'”’)\]]*(?=\s)|[。！？；…][”’」』)]*|\n[ \t]*(?=\n)|\n(?=[ \t]*[#*•-])"
 )
 # Long words, rules and gaps weigh what they take, so that no text makes an endless passage.
 _UNIT = re.compile(rf"[{CJK}]|[^\W{CJK}]{{1,32}}|\W{{8,32}}")
