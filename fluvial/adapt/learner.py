@@ -1,0 +1,154 @@
+"""Turn tokens that were read into the next state of a session's adapter. The only place that trains.
+
+Score-first, single pass: the forward pass whose losses are reported is the one that is learned from, so no
+score has ever seen its own chunk. Base weights are never written to; the state is float32 throughout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluvial.adapt.rule import ChunkResult, Rule
+from fluvial.model.adapter import Tensors, create_tensors
+from fluvial.model.checkpoint import Checkpoint
+from fluvial.model.module import AdapterTensors, Module
+
+
+@dataclass(eq=False)
+class _State:
+    """One session's adapter while it learns: live tensors and their optimiser."""
+
+    tensors: dict[str, Tensor]
+    optimizer: torch.optim.Adam
+
+
+class Learner:
+    """Holds a checkpoint in float32 and the live adapters of the sessions that read."""
+
+    def __init__(self, checkpoint: Checkpoint, *, rule: Rule) -> None:
+        self._declaration = checkpoint.declaration
+        self._module = Module(checkpoint)
+        self._rule = rule
+        self._states: dict[str, _State] = {}
+        self._base_norms = {
+            f"layers.{index}.{group.name}": self._module.weight_scale(
+                f"layers.{index}.{group.name}"
+            )
+            for index, layer in enumerate(self._declaration.layers)
+            for group in layer.groups
+        }
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with this many threads from now on."""
+        torch.set_num_threads(threads)
+
+    def load(self, session: str, tensors: Tensors | None) -> None:
+        """Start or restart a session from `tensors` (None: the base); its optimiser starts afresh."""
+        if tensors is None:
+            rule = self._rule
+            tensors = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
+        live = {
+            name: torch.from_numpy(np.array(array)).requires_grad_()
+            for name, array in tensors.items()
+        }
+        self._states[session] = _State(live, self._create_optimizer(live))
+
+    def drop(self, session: str) -> None:
+        """Forget a session's live state; unknown sessions are fine."""
+        self._states.pop(session, None)
+
+    def export(self, session: str) -> dict[str, NDArray[np.float32]]:
+        """Copy out a session's adapter as it is now."""
+        return {
+            name: t.detach().numpy().copy() for name, t in self._states[session].tensors.items()
+        }
+
+    def read(
+        self,
+        session: str,
+        *,
+        context: Sequence[int],
+        chunk: Sequence[int],
+        learn: bool,
+        compare: bool = True,
+    ) -> ChunkResult:
+        """Score `chunk` after `context` (at least one token), then learn from it if `learn`.
+
+        With `compare`, the frozen base is scored on the same window too. An update whose loss or
+        gradient is not finite is left out; the state stays what it was.
+        """
+        state = self._states[session]
+        learn = learn and len(chunk) >= self._rule.min_tokens
+        frozen = self._score(context, chunk, None) if compare else None
+        with torch.set_grad_enabled(learn):
+            losses = self._losses(context, chunk, state.tensors)
+        adapted = float(losses.detach().sum())
+        learned = learn and self._update(state, losses.mean(), share=len(chunk))
+        return ChunkResult(
+            adapted_nats=adapted,
+            frozen_nats=frozen,
+            learned=learned,
+            drift=self.measure_drift(session) if learned else 0.0,
+        )
+
+    def score(self, context: Sequence[int], chunk: Sequence[int]) -> float:
+        """Return the frozen base's loss on `chunk` after `context`, in nats, summed."""
+        return self._score(context, chunk, None)
+
+    @torch.no_grad()
+    def measure_drift(self, session: str) -> float:
+        """Return the size of the change in weights relative to the base weights, over all layers.
+
+        The root of sum |A B|^2 over sum |W|^2, from the rank-sized Gram matrices.
+        """
+        tensors = self._states[session].tensors
+        change = 0.0
+        for name in self._base_norms:
+            a, b = tensors[f"{name}.a"], tensors[f"{name}.b"]
+            change += float(((a.T @ a) * (b @ b.T)).sum())
+        base = sum(norm**2 for norm in self._base_norms.values())
+        return float((max(change, 0.0) / base) ** 0.5)
+
+    def _score(
+        self, context: Sequence[int], chunk: Sequence[int], tensors: AdapterTensors | None
+    ) -> float:
+        with torch.no_grad():
+            return float(self._losses(context, chunk, tensors).sum())
+
+    def _losses(
+        self, context: Sequence[int], chunk: Sequence[int], tensors: AdapterTensors | None
+    ) -> Tensor:
+        # The context only serves as keys and values: no gradient flows into it, which saves its backward.
+        past = None
+        if len(context) > 1:
+            with torch.no_grad():
+                _, past = self._module.read(torch.tensor(context[:-1]), adapter=tensors)
+        inputs = torch.tensor([context[-1], *chunk[:-1]])
+        hidden, _ = self._module.read(inputs, adapter=tensors, past=past)
+        return self._module.losses(hidden, torch.tensor(chunk))
+
+    def _create_optimizer(self, live: dict[str, Tensor]) -> torch.optim.Adam:
+        rule = self._rule
+        gains = [t for name, t in live.items() if name.endswith(".gain")]
+        products = [t for name, t in live.items() if not name.endswith(".gain")]
+        groups = [
+            {"params": products, "full_lr": rule.learning_rate},
+            {"params": gains, "full_lr": rule.learning_rate * rule.gain_rate},
+        ]
+        return torch.optim.Adam(groups, foreach=True)
+
+    def _update(self, state: _State, loss: Tensor, *, share: int) -> bool:
+        # Adam's steps do not shrink with the evidence, so a short chunk gets a proportionally short one.
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["full_lr"] * min(1.0, share / self._rule.chunk_tokens)
+        state.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(list(state.tensors.values()), self._rule.clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            return False
+        state.optimizer.step()
+        return True

@@ -1,0 +1,109 @@
+"""The learner's own process: reads requests from standard input, answers on standard output.
+
+It runs at low priority, so that decoding keeps its cores, and ends when its parent does.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.numpy
+
+from fluvial.adapt.frame import ClosedError, read_frame, write_frame
+from fluvial.adapt.learner import Learner
+from fluvial.adapt.rule import Rule
+from fluvial.errors import FluvialError
+from fluvial.model.checkpoint import open_checkpoint
+
+NICENESS = 10
+Reply = tuple[dict[str, Any], bytes]
+
+
+def main() -> None:
+    """Serve one parent until it closes the pipe."""
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a library that prints must not break the frames
+    os.nice(NICENESS)
+    try:
+        _serve(requests, replies)
+    except (ClosedError, KeyboardInterrupt):
+        pass
+
+
+def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    header, _ = read_frame(requests)
+    learner = Learner(
+        open_checkpoint(Path(header["path"]), sha256=header["sha256"]), rule=Rule(**header["rule"])
+    )
+    threads = header["threads"] or _measure_threads(learner)
+    learner.use_threads(threads)
+    write_frame(replies, {"ready": True, "threads": threads})
+    while True:
+        header, body = read_frame(requests)
+        write_frame(replies, *_answer(learner, header, body))
+
+
+def _answer(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
+    try:
+        return _ACTIONS[header["do"]](learner, header, body)
+    except (FluvialError, KeyError, ValueError, RuntimeError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}, b""
+
+
+def _load(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
+    learner.load(header["session"], safetensors.numpy.load(body) if body else None)
+    return {}, b""
+
+
+def _read(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
+    result = learner.read(
+        header["session"], context=header["context"], chunk=header["chunk"], learn=header["learn"]
+    )
+    return asdict(result), b""
+
+
+def _export(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
+    return {}, safetensors.numpy.save(learner.export(header["session"]))
+
+
+def _drop(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
+    learner.drop(header["session"])
+    return {}, b""
+
+
+_ACTIONS: dict[str, Callable[[Learner, dict[str, Any], bytes], Reply]] = {
+    "load": _load,
+    "read": _read,
+    "export": _export,
+    "drop": _drop,
+}
+
+
+def _measure_threads(learner: Learner, *, rounds: int = 3) -> int:
+    """Choose between one thread and all of ours by timing short readings; fewer wins near a tie."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    candidates = sorted({1, max(1, cores // 2), cores})
+    times: dict[int, list[float]] = {count: [] for count in candidates}
+    for _ in range(rounds):
+        for count in candidates:
+            learner.use_threads(count)
+            started = time.perf_counter()
+            learner.score([0], list(range(64)))
+            times[count].append(time.perf_counter() - started)
+    medians = {count: statistics.median(values) for count, values in times.items()}
+    best = min(medians.values())
+    chosen = next(count for count in candidates if medians[count] <= best * 1.05)
+    print(json.dumps({"learner_threads": chosen, "median_s": medians}), file=sys.stderr)  # noqa: T201
+    return chosen
+
+
+if __name__ == "__main__":
+    main()
