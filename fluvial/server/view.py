@@ -1,0 +1,135 @@
+"""The objects of docs/api.md, made from records. Losses become bits here."""
+
+import math
+from typing import Any
+
+from fluvial.service.state import ReadingState, SessionState
+from fluvial.service.turn import Receipt
+from fluvial.types import ChunkScore, ModelInfo, StoredMessage, Usage, Version
+
+Json = dict[str, Any]
+
+
+def view_session(state: SessionState) -> Json:
+    """Make a session object."""
+    session = state.session
+    return {
+        "id": session.id,
+        "object": "session",
+        "title": session.title,
+        "model": session.model,
+        "learning": session.learning,
+        "version": session.version,
+        "created_at": session.created_at,
+        "updated_at": session.updated_at,
+        "busy": state.busy,
+        "reading": state.reading,
+        "available": state.available,
+        "context": {"used_tokens": state.used_tokens, "limit_tokens": state.limit_tokens},
+    }
+
+
+def view_message(message: StoredMessage) -> Json:
+    """Make a message object."""
+    return {
+        "id": message.id,
+        "role": message.role,
+        "content": message.content,
+        "created_at": message.created_at,
+        "version": message.version,
+        "finish": message.finish,
+    }
+
+
+def view_reading(state: ReadingState) -> Json:
+    """Make a reading object."""
+    reading = state.reading
+    return {
+        "id": reading.id,
+        "session": reading.session,
+        "kind": reading.kind,
+        "name": reading.name,
+        "status": reading.status,
+        "bytes": reading.bytes,
+        "tokens_total": reading.tokens_total,
+        "tokens_read": reading.tokens_read,
+        "tokens_per_s": state.tokens_per_s,
+        "seconds_left": state.seconds_left,
+        "created_at": reading.created_at,
+        "error": reading.error,
+    }
+
+
+def view_score(index: int, score: ChunkScore) -> Json:
+    """Make a score object: bits per byte of a chunk before it was learned from, beside the
+    base's."""
+    bits = score.bytes * math.log(2)
+    return {
+        "index": index,
+        "reading": score.reading,
+        "start": score.start,
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+        "frozen_bits_per_byte": score.frozen_nats / bits if bits else 0.0,
+        "adapted_bits_per_byte": score.adapted_nats / bits if bits else 0.0,
+        "version": score.version,
+        "learned": score.learned,
+        "created_at": score.created_at,
+    }
+
+
+def view_version(version: Version) -> Json:
+    """Make a version object."""
+    return {
+        "number": version.number,
+        "parent": version.parent,
+        "reading": version.reading,
+        "tokens_learned": version.tokens_learned,
+        "updates": version.updates,
+        "drift": version.drift,
+        "bytes": version.bytes,
+        "sha256": version.sha256,
+        "created_at": version.created_at,
+    }
+
+
+def view_model(model: ModelInfo, *, served: bool) -> Json:
+    """Make a model object: OpenAI's four fields, and ours below `fluvial`."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.created_at),
+        "owned_by": "fluvial",
+        "fluvial": {
+            "served": served,
+            "family": model.family,
+            "languages": list(model.languages),
+            "licence": model.licence,
+            "bytes": model.bytes,
+            "sha256": model.sha256,
+        },
+    }
+
+
+def view_usage(usage: Usage) -> Json:
+    """Make OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def view_receipt(receipt: Receipt) -> Json:
+    """Make the `fluvial` object of an answer inside a session."""
+    return {
+        "session": receipt.session,
+        "user_message": receipt.user_message,
+        "message": receipt.message,
+        "version": receipt.version,
+        "passages": [
+            {"reading": each.reading, "name": each.name, "tokens": each.tokens}
+            for each in receipt.passages
+        ],
+    }

@@ -1,0 +1,292 @@
+"""Answers: how a conversation becomes a prompt, and one answer at a time is written into it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from fluvial.config import Settings
+from fluvial.errors import ConflictError, InputError, NotFoundError, StorageError
+from fluvial.service import prompt
+from fluvial.service.hub import Hub
+from fluvial.service.protocol import Engine, Generation, History, Reader
+from fluvial.service.state import last_id, make_title
+from fluvial.service.turn import Receipt, Turn
+from fluvial.store import UNSET, Store, Unset
+from fluvial.types import FinishReason, Message, Sampling, Session, StoredMessage
+
+LEARN_TOKENS = 32
+"""Shortest message that is learned from. A "thanks" says next to nothing of how its writer writes;
+a step on it would cost as much as one on a page, and its score would be mostly noise."""
+
+log = logging.getLogger(__name__)
+
+
+class Chat:
+    """Writes answers. Invariant: a session has at most one answer being written.
+
+    Its methods belong on the event loop; what blocks goes to worker threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        engine: Engine,
+        store: Store,
+        history: History,
+        reader: Reader,
+        hub: Hub,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._store = store
+        self._history = history
+        self._reader = reader
+        self._hub = hub
+        self._claims: dict[str, _Claim] = {}
+        self._loose: set[_Claim] = set()
+
+    def is_busy(self, session_id: str) -> bool:
+        """Tell whether an answer is being written; callable from any thread."""
+        return session_id in self._claims
+
+    async def answer_alone(
+        self, messages: Sequence[Message], *, sampling: Sampling, lane: str
+    ) -> Turn:
+        """Answer a conversation that the client keeps: no session, no adapter, nothing stored.
+
+        Raises ContextLengthError or BusyError before anything is generated.
+        """
+        generation = await asyncio.to_thread(
+            self._engine.generate, messages, sampling=sampling, lane=lane
+        )
+        claim = _Claim()
+        self._loose.add(claim)
+        return claim.begin(Turn(generation, on_end=lambda: self._loose.discard(claim)))
+
+    async def answer(
+        self,
+        session: Session,
+        messages: Sequence[Message],
+        *,
+        parent: str | None | Unset = UNSET,
+        sampling: Sampling,
+    ) -> Turn:
+        """Store new messages in a session and begin the answer to them.
+
+        `parent` is the last message the writer has seen (None: the session was empty). Raises
+        ConflictError `session_busy` or `session_changed`, ContextLengthError, BusyError; nothing is
+        stored then.
+        """
+        claim = self.claim(session)
+        writing = _Writing(self._store, hub=self._hub, session=session)
+        try:
+            generation = await asyncio.to_thread(
+                self._begin, writing, messages=messages, parent=parent, sampling=sampling
+            )
+        except BaseException:
+            self.release(session)
+            raise
+        turn = Turn(
+            generation, receipt=writing.receipt, record=writing, on_end=lambda: self._end(writing)
+        )
+        self._hub.publish("session", writing.session, writing.session)
+        return claim.begin(turn)
+
+    def claim(self, session: Session) -> "_Claim":
+        """Keep others from beginning an answer in a session until `release`."""
+        if session.id in self._claims:
+            raise ConflictError(
+                "an answer is being written in this session; wait for its end, or stop it",
+                code="session_busy",
+            )
+        claim = self._claims[session.id] = _Claim()
+        return claim
+
+    def release(self, session: Session) -> None:
+        """Let answers begin again."""
+        claim = self._claims.pop(session.id, None)
+        if claim is not None:
+            claim.ended.set()
+
+    async def stop(self, session: Session) -> None:
+        """Stop the answer being written, if there is one, and return when it is stored."""
+        claim = self._claims.get(session.id)
+        if claim is not None:
+            claim.stop()
+            await claim.ended.wait()
+
+    async def close(self) -> None:
+        """Stop all answers and return when they are stored."""
+        claims = [*self._loose, *self._claims.values()]
+        for claim in claims:
+            claim.stop()
+        await asyncio.gather(*(claim.turn.wait() for claim in claims if claim.turn is not None))
+
+    def _begin(
+        self,
+        writing: "_Writing",
+        *,
+        messages: Sequence[Message],
+        parent: str | None | Unset,
+        sampling: Sampling,
+    ) -> Generation:
+        session = writing.session
+        stored = self._store.messages(session)
+        _check_new(messages, stored=stored, parent=parent)
+        built = prompt.build(
+            [*(Message(role=each.role, content=each.content) for each in stored), *messages],
+            documents=self._documents(session),
+            engine=self._engine,
+            budget_tokens=self._settings.document_context_tokens,
+            answer_tokens=sampling.max_tokens,
+        )
+        # The engine may refuse (too long, queue full), so it is asked before anything is stored.
+        # Nothing that it writes is passed on before the messages are safe.
+        generation = self._engine.generate(
+            built.messages,
+            sampling=sampling,
+            lane=session.id,
+            adapter=lambda: self._history.adapter(writing.refresh()),
+        )
+        try:
+            users = writing.store(messages, parent=parent, passages=built.passages)
+        except BaseException:
+            generation.cancel()
+            raise
+        self._learn_from(writing.session, users)
+        return generation
+
+    def _documents(self, session: Session) -> list[prompt.Document]:
+        if self._settings.document_context_tokens == 0:
+            return []
+        found: list[prompt.Document] = []
+        for reading in self._store.readings(session):
+            if reading.kind != "document" or reading.status in ("cancelled", "failed"):
+                continue
+            try:
+                text = self._store.reading_text(reading)
+            except NotFoundError:  # its text was removed from the session
+                continue
+            found.append(prompt.Document(reading=reading.id, name=reading.name, text=text))
+        return found
+
+    def _learn_from(self, session: Session, messages: Sequence[StoredMessage]) -> None:
+        if session.learning != "on":
+            return
+        for message in messages:
+            if len(self._engine.tokenizer.encode(message.content)) < LEARN_TOKENS:
+                continue
+            try:
+                name = make_title(message.content)
+                reading = self._store.create_reading(
+                    session, kind="message", name=name, text=message.content
+                )
+            except StorageError as error:  # the message itself is stored, and can be answered
+                log.warning("message %s will not be learned from: %s", message.id, error)
+                return
+            self._hub.publish("reading", session, reading)
+        self._reader.wake()
+
+    def _end(self, writing: "_Writing") -> None:
+        self.release(writing.session)
+        self._hub.publish("session", writing.session, writing.session)
+
+
+class _Claim:
+    """The place of one answer, from before it begins; a stop may come before it does."""
+
+    def __init__(self) -> None:
+        self.turn: Turn | None = None
+        self.ended = asyncio.Event()
+        self._stopped = False
+
+    def begin(self, turn: Turn) -> Turn:
+        self.turn = turn
+        if self._stopped:
+            turn.cancel()
+        return turn
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self.turn is not None:
+            self.turn.cancel()
+
+
+class _Writing:
+    """The record of one answer: the session as it is now, and the message being written."""
+
+    def __init__(self, store: Store, *, hub: Hub, session: Session) -> None:
+        self.session = session
+        self.receipt: Receipt | None = None
+        self._store = store
+        self._hub = hub
+        self._message: StoredMessage | None = None
+        self._seen = hub.revision(session.id)
+
+    def refresh(self) -> Session:
+        """Return the session as it is now. Asked between tokens: it reads the store only after a
+        change."""
+        revision = self._hub.revision(self.session.id)
+        if revision != self._seen:
+            self._seen = revision
+            self.session = self._store.session(self.session.id, owner=self.session.owner)
+        return self.session
+
+    def store(
+        self,
+        messages: Sequence[Message],
+        *,
+        parent: str | None | Unset,
+        passages: tuple[prompt.PassageNote, ...],
+    ) -> list[StoredMessage]:
+        """Store what is new and an empty answer; keep the receipt. Returns the user's messages."""
+        if not self.session.title:
+            title = make_title(messages[-1].content)
+            self.session = self._store.update_session(self.session, title=title)
+        stored, answer = self._store.append_turn(
+            self.session, messages=messages, parent=parent, version=self.session.version
+        )
+        self._message = answer
+        self.receipt = Receipt(
+            session=self.session.id,
+            user_message=stored[-1].id,
+            message=answer.id,
+            version=self.session.version,
+            passages=passages,
+        )
+        for message in (*stored, answer):
+            self._hub.publish("message", self.session, message)
+        return [message for message in stored if message.role == "user"]
+
+    async def flush(self, text: str) -> None:
+        await asyncio.to_thread(self._update, text, finish=None)
+
+    async def finish(self, text: str, *, finish: FinishReason) -> None:
+        message = await asyncio.to_thread(self._update, text, finish=finish)
+        self._hub.publish("message", self.session, message)
+
+    def _update(self, text: str, *, finish: FinishReason | None) -> StoredMessage:
+        assert self._message is not None  # noqa: S101 - a turn is made only after `store`
+        return self._store.update_message(self._message, content=text, finish=finish)
+
+
+def _check_new(
+    messages: Sequence[Message], *, stored: list[StoredMessage], parent: str | None | Unset
+) -> None:
+    if not isinstance(parent, Unset) and parent != last_id(stored):
+        raise ConflictError(
+            f"the session moved on: its last message is {last_id(stored)}, not {parent}; "
+            "load it again",
+            code="session_changed",
+            param="fluvial.parent",
+        )
+    for number, message in enumerate(messages):
+        if message.role == "assistant" or (message.role == "system" and (stored or number)):
+            raise InputError(
+                "inside a session, messages holds only what is new: user messages, and a system "
+                "message only as the first of an empty session",
+                param=f"messages[{number}].role",
+            )
+    if not messages or messages[-1].role != "user":
+        raise InputError("the last message must be the user's", param="messages")

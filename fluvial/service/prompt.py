@@ -1,0 +1,112 @@
+"""The prompt of one answer: the conversation as it is stored, with passages beside the question.
+
+Passages stand only in the prompt, never in the store, and only in the last message: everything
+before it stays word for word the same, so that the engine's cached prefix goes on being of use.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fluvial.retrieve.passage import Passage, select
+from fluvial.service.protocol import Engine
+from fluvial.types import Message
+
+ANSWER_TOKENS = 256
+"""Room that passages leave for the answer where the request names no `max_tokens`."""
+
+FRAME_TOKENS = 48
+"""Room for the words around the passages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text that passages may come from: the id and name of its reading."""
+
+    reading: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassageNote:
+    """How many tokens of a document stood beside the question."""
+
+    reading: str
+    name: str
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the engine is given, and which documents it holds passages of."""
+
+    messages: tuple[Message, ...]
+    passages: tuple[PassageNote, ...] = ()
+
+
+def build(
+    messages: Sequence[Message],
+    *,
+    documents: Sequence[Document],
+    engine: Engine,
+    budget_tokens: int,
+    answer_tokens: int | None,
+) -> Prompt:
+    """Put the passages that fit before the last message.
+
+    Passages shrink first: they get at most `budget_tokens`, and no more than the conversation and
+    the answer (`answer_tokens`; None: a usual one) leave of the context. Whether the conversation
+    itself fits is for the engine to say.
+    """
+    left = (
+        engine.context_tokens
+        - engine.count(messages)
+        - (answer_tokens or ANSWER_TOKENS)
+        - FRAME_TOKENS
+    )
+    chosen = _choose(
+        messages[-1].content,
+        documents=documents,
+        engine=engine,
+        budget_tokens=min(budget_tokens, left),
+    )
+    if not chosen:
+        return Prompt(messages=tuple(messages))
+    names = {document.reading: document.name for document in documents}
+    framed = frame(messages[-1].content, passages=[(names[p.document], p.text) for p in chosen])
+    prompt = (*messages[:-1], replace(messages[-1], content=framed))
+    if engine.count(prompt) >= engine.context_tokens:
+        return Prompt(messages=tuple(messages))
+    return Prompt(messages=prompt, passages=_note(chosen, names=names, engine=engine))
+
+
+def frame(question: str, *, passages: Sequence[tuple[str, str]]) -> str:
+    """Set (name, text) passages before a question, in few and neutral words."""
+    shown = "\n\n".join(f"[{name}]\n{text.strip()}" for name, text in passages)
+    return f"Passages from documents in this conversation:\n\n{shown}\n\n---\n\n{question}"
+
+
+def _choose(
+    question: str, *, documents: Sequence[Document], engine: Engine, budget_tokens: int
+) -> list[Passage]:
+    if budget_tokens <= 0 or not documents:
+        return []
+    return select(
+        question,
+        documents=[(document.reading, document.text) for document in documents],
+        budget_tokens=budget_tokens,
+        count=lambda text: len(engine.tokenizer.encode(text)),
+    )
+
+
+def _note(
+    chosen: Sequence[Passage], *, names: dict[str, str], engine: Engine
+) -> tuple[PassageNote, ...]:
+    tokens: dict[str, int] = {}
+    for passage in chosen:
+        count = len(engine.tokenizer.encode(passage.text))
+        tokens[passage.document] = tokens.get(passage.document, 0) + count
+    return tuple(
+        PassageNote(reading=reading, name=names[reading], tokens=count)
+        for reading, count in tokens.items()
+    )

@@ -1,0 +1,84 @@
+"""What the service needs from the layers it joins, as small protocols."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, Self
+
+from fluvial.model.adapter import Adapter
+from fluvial.types import Delta, Message, Reading, Sampling, Session
+
+LearnerState = Literal["starting", "ready", "restarting", "off"]
+
+
+class Tokenizer(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+
+
+class Generation(Protocol):
+    """An answer being generated: pieces in order, the last with `finish` and `usage`."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> Delta: ...
+
+    def cancel(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A checkpoint running. See `fluvial.engine.engine.Engine`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def count(self, messages: Sequence[Message]) -> int: ...
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling,
+        lane: str,
+        adapter: Callable[[], Adapter | None] = ...,
+    ) -> Generation: ...
+
+    def close(self) -> None: ...
+
+
+class History(Protocol):
+    """The adapter versions of sessions. See `fluvial.adapt.history.History`."""
+
+    def adapter(self, session: Session) -> Adapter | None: ...
+
+    def restore(self, session: Session, number: int) -> Session: ...
+
+    def delete(self, session: Session, number: int) -> None: ...
+
+    def forget(self, session: Session) -> Session: ...
+
+
+class Reader(Protocol):
+    """The background thread that reads texts. See `fluvial.adapt.reader.Reader`."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def cancel(self, reading: Reading) -> None: ...
+
+    def live(self, reading: Reading) -> Reading: ...
+
+    def speed(self, reading_id: str) -> float | None: ...
+
+
+class Learner(Protocol):
+    """The learner process, as far as its health goes."""
+
+    @property
+    def state(self) -> LearnerState: ...
