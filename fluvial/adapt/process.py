@@ -4,6 +4,7 @@ The server never loads torch, and a crash or a leak of the learner can't take it
 under way raises LearnerError, what was saved stays, and the next request finds a new process.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -121,6 +122,8 @@ class LearnerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            # Threads that wait must sleep: spinning ones take the cores that answers need.
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
         write_frame(cast(BinaryIO, self._process.stdin), self._settings)
 

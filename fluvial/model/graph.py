@@ -69,7 +69,9 @@ class _WeightsFile:
 
 
 class _Builder:
-    def __init__(self, checkpoint: Checkpoint, *, weights_file: _WeightsFile, positions: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, weights_file: _WeightsFile, positions: int
+    ) -> None:
         self._checkpoint = checkpoint
         self._declaration: Declaration = checkpoint.declaration
         self._weights_file = weights_file
@@ -96,10 +98,14 @@ class _Builder:
         progress(1.0)
         return self._finish()
 
-    def _layer(self, index: int, layer: Layer, residual: str, branch: str | None) -> tuple[str, str]:
+    def _layer(
+        self, index: int, layer: Layer, residual: str, branch: str | None
+    ) -> tuple[str, str]:
         at = f"layers.{index}"
         normal, residual = self._norm(f"{at}.attention_norm", residual, branch)
-        attended = self._attention(index, layer.attention, self._linear(at, layer.attention.qkv, normal))
+        attended = self._attention(
+            index, layer.attention, self._linear(at, layer.attention.qkv, normal)
+        )
         mixed = self._linear(at, layer.attention.o, attended)
         normal, residual = self._norm(f"{at}.mlp_norm", residual, mixed)
         activated = self._activation(at, layer, self._linear(at, layer.mlp.gate_up, normal))
@@ -110,7 +116,9 @@ class _Builder:
         epsilon = self._declaration.norm_epsilon
         if branch is None:
             attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
-            out = self._node("SimplifiedLayerNormalization", [residual, name], f"{name}.out", **attributes)
+            out = self._node(
+                "SimplifiedLayerNormalization", [residual, name], f"{name}.out", **attributes
+            )
             return out, residual
         outputs = [f"{name}.out", "", "", f"{name}.sum"]
         self._nodes.append(
@@ -191,10 +199,14 @@ class _Builder:
 
     def _correction(self, name: str, minimum: NDArray[np.float32], x: str) -> str:
         """Add each block's minimum times the sum of its inputs: the part that integers can't carry."""
-        shape = self._constant(f"{name}.blocks", np.array([0, 0, minimum.shape[0], BLOCK], np.int64))
+        shape = self._constant(
+            f"{name}.blocks", np.array([0, 0, minimum.shape[0], BLOCK], np.int64)
+        )
         blocks = self._node("Reshape", [x, shape], f"{name}.split")
         sums = self._node("ReduceSum", [blocks, "last_axis"], f"{name}.sums", keepdims=0)
-        return self._node("MatMul", [sums, self._weight(f"{name}.minimum", minimum)], f"{name}.correction")
+        return self._node(
+            "MatMul", [sums, self._weight(f"{name}.minimum", minimum)], f"{name}.correction"
+        )
 
     def _head(self, residual: str, branch: str | None) -> None:
         normal, _ = self._norm("norm", residual, branch)
@@ -210,7 +222,9 @@ class _Builder:
         self._weight("cos", np.cos(angles).astype(np.float32))
         self._weight("sin", np.sin(angles).astype(np.float32))
 
-    def _node(self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes) -> str:
+    def _node(
+        self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes
+    ) -> str:
         self._nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
         return output
 
@@ -230,8 +244,12 @@ class _Builder:
             self._nodes, "fluvial", self._inputs, self._outputs, initializer=self._initializers
         )
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="fluvial")
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=10, producer_name="fluvial"
+        )
 
 
-def _describe(name: str, shape: list[int | str], *, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+def _describe(
+    name: str, shape: list[int | str], *, kind: int = TensorProto.FLOAT
+) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)

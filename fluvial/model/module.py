@@ -103,7 +103,9 @@ class _Block:
         return x_SD + self._linear(mlp.down, inner, adapter), keys_values
 
     def _linear(self, group: Group, x_SI: Tensor, adapter: AdapterTensors) -> Tensor:
-        y_SO = F.linear(x_SI, self._weights.matrices[group.name], self._weights.biases.get(group.name))
+        y_SO = F.linear(
+            x_SI, self._weights.matrices[group.name], self._weights.biases.get(group.name)
+        )
         if not adapter:
             return y_SO
         return y_SO + (x_SI @ adapter[f"{group.name}.a"]) @ adapter[f"{group.name}.b"]

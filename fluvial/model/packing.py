@@ -67,7 +67,9 @@ def pack(tensors: list[RawTensor]) -> Packed:
     """
     inputs = tensors[0].shape[-1]
     if inputs % BLOCK:
-        raise ModelError(f"tensor {tensors[0].name!r} has {inputs} inputs; a multiple of {BLOCK} is needed")
+        raise ModelError(
+            f"tensor {tensors[0].name!r} has {inputs} inputs; a multiple of {BLOCK} is needed"
+        )
     if all(tensor.type in _NIBBLES for tensor in tensors):
         return _join([_pack_4(tensor) for tensor in tensors])
     return _join([_pack_8(tensor) for tensor in tensors])
