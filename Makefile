@@ -43,7 +43,7 @@ check: $(VENV)/.dev web/node_modules/.installed ## Check style, types, the impor
 	@echo "check: ruff"
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check --diff .
 	@echo "check: pyright"
-	@$(WITH_NODE) $(BIN)/pyright
+	@$(WITH_NODE) PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@echo "check: import rule"
 	@$(BIN)/lint-imports --no-cache
 	@echo "check: documents"
@@ -96,5 +96,5 @@ web/node_modules/.installed: web/package.json web/package-lock.json | $(VENV)/.n
 
 $(PAGE)/index.html: $(PAGE_SOURCES) | web/node_modules/.installed
 	@echo "setup: building the page"
-	@cd web && $(WITH_NODE) npm run --silent build
+	@cd web && $(WITH_NODE) npm run --silent build -- --logLevel warn
 	@touch $@
