@@ -41,7 +41,9 @@ class Sequence:
         self._tokenizer = tokenizer
         self._prefixes = prefixes
         self._prefill_tokens = prefill_tokens
-        self._sampler = Sampler(self._request.sampling, decoder.vocab_size)
+        # Some models have more logits than tokens, to fill a round number.
+        self._vocab_size = min(decoder.vocab_size, tokenizer.vocab_size)
+        self._sampler = Sampler(self._request.sampling, self._vocab_size)
         self._text = TextDecoder()
         self._stops = StopFilter(self._request.sampling.stop)
         self._completion_tokens = 0
@@ -78,7 +80,7 @@ class Sequence:
 
     def _generate(self, logits: NDArray[np.float32] | None) -> FinishReason:
         while logits is not None and not self._generation.cancelled:
-            token = self._sampler.draw(logits)
+            token = self._sampler.draw(logits[: self._vocab_size])
             if token in self._tokenizer.eos_ids:
                 return "stop"
             self._emit(token)

@@ -9,7 +9,7 @@ import pytest
 from fluvial.errors import BusyError, ContextLengthError, EngineError, InputError
 from fluvial.model.adapter import Adapter
 from fluvial.types import Delta, Message, Sampling, Usage
-from tests.engine.script import ByteTokenizer, ScriptDecoder, Step, ask, read, start
+from tests.engine.script import VOCAB, ByteTokenizer, ScriptDecoder, Step, ask, read, start
 
 TIMEOUT_S = 30
 
@@ -93,6 +93,14 @@ def test_characters_split_over_tokens_stream_whole():
     with start(ScriptDecoder(lambda prompt: prompt)) as engine:
         deltas = list(ask(engine, "你好 👋🏽 é"))
     assert [delta.text for delta in deltas] == ["你", "好", " ", "👋", "🏽", " ", "é", ""]
+
+
+def test_logits_beyond_the_vocabulary_are_never_drawn():
+    decoder = ScriptDecoder()
+    decoder.vocab_size = VOCAB + 3
+    decoder.logits = lambda cache: np.append(ScriptDecoder.logits(decoder, cache), [9.0] * 3)
+    with start(decoder) as engine:
+        assert read(ask(engine, "hi"))[0] == "HI"
 
 
 def test_character_cut_by_the_limit_is_shown_as_replaced():

@@ -97,7 +97,7 @@ def test_ties_at_the_border_go_to_the_lower_id():
 @given(logits=some_logits, temperature=temperatures, top_p=st.floats(0.01, 0.999))
 def test_fast_nucleus_is_the_naive_one(logits: Logits, temperature: float, top_p: float):
     ids, weights = _nucleus(logits, temperature=temperature, top_p=top_p)
-    assert ids.tolist() == naive_nucleus(logits, temperature=temperature, top_p=top_p)
+    assert ids.tolist() == sorted(naive_nucleus(logits, temperature=temperature, top_p=top_p))
     assert len(weights) == len(ids)
 
 
@@ -107,7 +107,7 @@ def test_fast_nucleus_is_the_naive_one_on_a_large_vocabulary(spread: float):
     logits = np.round(noise * spread, 2).astype(np.float32)
     for top_p in (0.1, 0.9, 0.999):
         ids, _ = _nucleus(logits, temperature=0.8, top_p=top_p)
-        assert ids.tolist() == naive_nucleus(logits, temperature=0.8, top_p=top_p)
+        assert ids.tolist() == sorted(naive_nucleus(logits, temperature=0.8, top_p=top_p))
 
 
 @given(logits=some_logits, temperature=st.just(0.0) | temperatures, top_p=st.floats(0.01, 1.0))
