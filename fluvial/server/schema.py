@@ -7,7 +7,7 @@ done anyway (`"n": 1`, `"frequency_penalty": 0`) is accepted, because clients se
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fluvial.types import Learning, Message, Sampling
@@ -103,6 +103,22 @@ def _check_role(role: Any) -> Any:
     return role
 
 
+def _check_unicode(text: str) -> str:
+    # JSON can spell half of a surrogate pair; no text holds one, and nothing below could store it.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "surrogate",
+            "not valid Unicode: a lone surrogate at character {start}",
+            {"start": error.start},
+        ) from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_unicode)]
+
+
 def _list_stop(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
@@ -117,7 +133,7 @@ class ChatMessage(Body):
     """One message of a chat completion request."""
 
     role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_check_role)]
-    content: Annotated[str, BeforeValidator(_join_parts)]
+    content: Annotated[Text, BeforeValidator(_join_parts)]
 
     @model_validator(mode="before")
     @classmethod
@@ -135,14 +151,14 @@ class StreamOptions(Body):
 class SessionChoice(Body):
     """Fluvial's extension: which session to answer in, and what the client has seen of it."""
 
-    session: str | None = None
-    parent: str | None = None
+    session: Text | None = None
+    parent: Text | None = None
 
 
 class ChatRequest(Body):
     """The body of `POST /v1/chat/completions`."""
 
-    model: str
+    model: Text
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -150,11 +166,11 @@ class ChatRequest(Body):
     top_p: float = Field(Sampling.top_p, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=256)]], BeforeValidator(_list_stop)
+        list[Annotated[Text, Field(min_length=1, max_length=256)]], BeforeValidator(_list_stop)
     ] = Field(default_factory=list, max_length=4)
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
-    user: str | None = Field(None, max_length=512)
+    user: Text | None = Field(None, max_length=512)
     fluvial: SessionChoice | None = None
 
     @model_validator(mode="before")
@@ -188,18 +204,18 @@ class ChatRequest(Body):
 class NewSession(Body):
     """The body of `POST /v1/sessions`."""
 
-    title: str = ""
+    title: Text = ""
 
 
 class SessionChange(Body):
     """The body of `PATCH /v1/sessions/{id}`."""
 
-    title: str | None = None
+    title: Text | None = None
     learning: Learning | None = None
 
 
 class NewReading(Body):
     """The JSON body of `POST /v1/sessions/{id}/readings`."""
 
-    name: str
-    text: str
+    name: Text
+    text: Text

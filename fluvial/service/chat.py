@@ -87,9 +87,7 @@ class Chat:
         except BaseException:
             self.release(session)
             raise
-        turn = Turn(
-            generation, receipt=writing.receipt, record=writing, on_end=lambda: self._end(writing)
-        )
+        turn = Turn(generation, record=writing, on_end=lambda: self._end(writing))
         self._hub.publish("session", writing.session, writing.session)
         return claim.begin(turn)
 
@@ -218,10 +216,11 @@ class _Writing:
 
     def __init__(self, store: Store, *, hub: Hub, session: Session) -> None:
         self.session = session
-        self.receipt: Receipt | None = None
         self._store = store
         self._hub = hub
-        self._message: StoredMessage | None = None
+        self._answer: StoredMessage
+        self._question: StoredMessage
+        self._passages: tuple[prompt.PassageNote, ...] = ()
         self._seen = hub.revision(session.id)
 
     def refresh(self) -> Session:
@@ -240,24 +239,27 @@ class _Writing:
         parent: str | None | Unset,
         passages: tuple[prompt.PassageNote, ...],
     ) -> list[StoredMessage]:
-        """Store what is new and an empty answer; keep the receipt. Returns the user's messages."""
+        """Store what is new and an empty answer. Returns the user's messages."""
         if not self.session.title:
             title = make_title(messages[-1].content)
             self.session = self._store.update_session(self.session, title=title)
         stored, answer = self._store.append_turn(
             self.session, messages=messages, parent=parent, version=self.session.version
         )
-        self._message = answer
-        self.receipt = Receipt(
-            session=self.session.id,
-            user_message=stored[-1].id,
-            message=answer.id,
-            version=self.session.version,
-            passages=passages,
-        )
+        self._question, self._answer, self._passages = stored[-1], answer, passages
         for message in (*stored, answer):
             self._hub.publish("message", self.session, message)
         return [message for message in stored if message.role == "user"]
+
+    @property
+    def receipt(self) -> Receipt:
+        return Receipt(
+            session=self.session.id,
+            user_message=self._question.id,
+            message=self._answer.id,
+            version=self.session.version,
+            passages=self._passages,
+        )
 
     async def flush(self, text: str) -> None:
         await asyncio.to_thread(self._update, text, finish=None)
@@ -267,8 +269,9 @@ class _Writing:
         self._hub.publish("message", self.session, message)
 
     def _update(self, text: str, *, finish: FinishReason | None) -> StoredMessage:
-        assert self._message is not None  # noqa: S101 - a turn is made only after `store`
-        return self._store.update_message(self._message, content=text, finish=finish)
+        return self._store.update_message(
+            self._answer, content=text, finish=finish, version=self.session.version
+        )
 
 
 def _check_new(

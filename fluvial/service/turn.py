@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What a turn inside a session left there, as it began."""
+    """What a turn leaves in its session. `version` is the one in force when it is asked for."""
 
     session: str
     user_message: str
@@ -36,7 +36,10 @@ class Receipt:
 
 
 class Record(Protocol):
-    """Where an answer is kept while it is written. Both may raise StorageError."""
+    """Where an answer is kept while it is written. Its methods may raise StorageError."""
+
+    @property
+    def receipt(self) -> Receipt: ...
 
     async def flush(self, text: str) -> None: ...
 
@@ -53,11 +56,9 @@ class Turn:
         self,
         generation: Generation,
         *,
-        receipt: Receipt | None = None,
         record: Record | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        self.receipt = receipt
         self.created_at = time.time()
         self._generation = generation
         self._record = record
@@ -66,6 +67,11 @@ class Turn:
         self._pieces: asyncio.Queue[Delta | FluvialError | None] = asyncio.Queue()
         self._flushed_s = time.monotonic()
         self._task = asyncio.create_task(self._run())
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the turn leaves in its session; None where it has none."""
+        return self._record.receipt if self._record is not None else None
 
     def __aiter__(self) -> "Turn":
         return self
