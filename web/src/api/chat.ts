@@ -1,0 +1,52 @@
+/** One streamed answer inside a session. */
+
+import { RequestError, request } from './client';
+import { readEvents } from './sse';
+import type { Finish, Turn } from './type';
+
+export interface Piece {
+  text: string;
+  finish: Finish | null;
+  turn: Turn | null;
+}
+
+interface Chunk {
+  choices?: { delta?: { content?: string | null }; finish_reason?: Finish | null }[];
+  fluvial?: Turn;
+  error?: { message?: string; code?: string | null };
+}
+
+export interface Question {
+  session: string;
+  parent: string | null;
+  text: string;
+  model: string;
+}
+
+/** Asks and yields pieces as they come. Ends without a `finish` where the connection broke. */
+export async function* ask(question: Question, signal: AbortSignal): AsyncGenerator<Piece> {
+  const body = {
+    model: question.model,
+    messages: [{ role: 'user', content: question.text }],
+    stream: true,
+    fluvial: { session: question.session, parent: question.parent },
+  };
+  const headers = { 'content-type': 'application/json', accept: 'text/event-stream' };
+  const init = { method: 'POST', headers, body: JSON.stringify(body), signal };
+  const response = await request('/v1/chat/completions', init);
+  if (!response.body) throw new RequestError('', 0, 'unreachable');
+  for await (const event of readEvents(response.body)) {
+    if (event.data === '[DONE]') return;
+    yield readChunk(JSON.parse(event.data) as Chunk);
+  }
+}
+
+function readChunk(chunk: Chunk): Piece {
+  if (chunk.error) throw new RequestError(chunk.error.message ?? '', 500, chunk.error.code ?? '');
+  const choice = chunk.choices?.[0];
+  return {
+    text: choice?.delta?.content ?? '',
+    finish: choice?.finish_reason ?? null,
+    turn: chunk.fluvial ?? null,
+  };
+}

@@ -1,0 +1,56 @@
+/** Follows one session's event stream, and joins it again when it breaks. */
+
+import { RequestError, request } from './client';
+import { readEvents } from './sse';
+import type { Message, Reading, Score, Session, Version } from './type';
+
+export interface Listener {
+  /** The stream is open: lists read from now on miss nothing. */
+  onOpen(): void;
+  onSession(session: Session): void;
+  onMessage(message: Message): void;
+  onReading(reading: Reading): void;
+  onScore(score: Score): void;
+  onVersion(version: Version): void;
+  /** The session is gone; nothing will be tried again. */
+  onGone(): void;
+}
+
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 10_000;
+
+/** Runs until `signal` aborts or the session no longer exists. */
+export async function follow(session: string, listener: Listener, signal: AbortSignal): Promise<void> {
+  let waitMs = FIRST_WAIT_MS;
+  while (!signal.aborted) {
+    try {
+      const path = `/v1/sessions/${encodeURIComponent(session)}/events`;
+      const response = await request(path, { signal, headers: { accept: 'text/event-stream' } });
+      waitMs = FIRST_WAIT_MS;
+      listener.onOpen();
+      if (response.body) for await (const event of readEvents(response.body)) deliver(event.name, event.data, listener);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof RequestError && error.status === 404) return listener.onGone();
+    }
+    await pause(waitMs, signal);
+    waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS);
+  }
+}
+
+function deliver(name: string, data: string, listener: Listener): void {
+  const record: unknown = JSON.parse(data);
+  if (name === 'session') listener.onSession(record as Session);
+  else if (name === 'message') listener.onMessage(record as Message);
+  else if (name === 'reading') listener.onReading(record as Reading);
+  else if (name === 'score') listener.onScore(record as Score);
+  else if (name === 'version') listener.onVersion(record as Version);
+}
+
+/** Waits, or returns early when `signal` aborts. */
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}

@@ -1,0 +1,27 @@
+/** Asks people to confirm what can't be taken back. One question at a time. */
+
+export interface Question {
+  title: string;
+  text: string;
+  confirm: string;
+  danger: boolean;
+}
+
+class Questions {
+  current = $state<Question | null>(null);
+  #answer: (yes: boolean) => void = () => undefined;
+
+  /** Resolves to true only where the person confirmed. */
+  ask(question: Question): Promise<boolean> {
+    this.#answer(false);
+    this.current = question;
+    return new Promise((resolve) => (this.#answer = resolve));
+  }
+
+  answer(yes: boolean): void {
+    this.current = null;
+    this.#answer(yes);
+  }
+}
+
+export const questions = new Questions();
