@@ -1,0 +1,120 @@
+"""Build a real service: the store, the model running, the learner beside it, the reader between."""
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from fluvial.adapt.history import History
+from fluvial.adapt.process import LearnerProcess
+from fluvial.adapt.reader import Reader
+from fluvial.adapt.rule import Rule
+from fluvial.config import Settings
+from fluvial.engine.decoder import Decoder
+from fluvial.engine.engine import Engine
+from fluvial.engine.thread import choose_for
+from fluvial.model.built import ensure_graph
+from fluvial.model.checkpoint import Checkpoint, open_checkpoint
+from fluvial.model.opening import choose_first_token, open_template, open_tokenizer
+from fluvial.model.registry import Registry
+from fluvial.service.hub import Hub
+from fluvial.service.service import Service
+from fluvial.store import Store
+from fluvial.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+
+def open_service(settings: Settings) -> Service:
+    """Open everything that a server needs, as the settings say; close the service at the end.
+
+    The learner process only begins to start here, and takes seconds to be ready. Raises NotFoundError
+    when the model is not installed and can't be, ModelError when it is damaged, ConflictError when
+    another process serves the data folder, StorageError when the disk refuses.
+    """
+    with contextlib.ExitStack() as undo:
+        # The store first: its lock tells at once when another server is at work here.
+        store = Store.open(settings.data_dir)
+        undo.callback(store.close)
+        registry = Registry(settings.data_dir)
+        info = registry.ensure(settings.model, offline=settings.offline)
+        learner = LearnerProcess(
+            Path(info.path),
+            sha256=info.sha256,
+            rule=Rule.from_settings(settings),
+            threads=settings.learner_threads,
+        )
+        undo.callback(learner.close)
+        checkpoint = open_checkpoint(Path(info.path), sha256=info.sha256)
+        engine = open_engine(checkpoint, name=info.name, settings=settings)
+        undo.callback(engine.close)
+        service = _join(
+            settings,
+            info=info,
+            checkpoint=checkpoint,
+            engine=engine,
+            store=store,
+            learner=learner,
+            registry=registry,
+        )
+        learner.start()
+        undo.pop_all()
+    return service
+
+
+def open_engine(checkpoint: Checkpoint, *, name: str, settings: Settings) -> Engine:
+    """Run a checkpoint; builds its graph the first time, which takes a while."""
+    begun_s = time.monotonic()
+    context_tokens = min(settings.context_tokens, checkpoint.declaration.context_tokens)
+    graph_folder = ensure_graph(
+        checkpoint, cache_dir=settings.data_dir / "graphs", positions=context_tokens
+    )
+    threads = settings.threads or choose_for(checkpoint.declaration.layers[0]).threads
+    decoder = Decoder(
+        checkpoint, graph_folder=graph_folder, context_tokens=context_tokens, threads=threads
+    )
+    engine = Engine(
+        decoder,
+        name=name,
+        tokenizer=open_tokenizer(checkpoint),
+        template=open_template(checkpoint),
+        queue_limit=settings.queue_limit,
+    )
+    log.info("%s runs on %d threads after %.1f s", name, threads, time.monotonic() - begun_s)
+    return engine
+
+
+def _join(
+    settings: Settings,
+    *,
+    info: ModelInfo,
+    checkpoint: Checkpoint,
+    engine: Engine,
+    store: Store,
+    learner: LearnerProcess,
+    registry: Registry,
+) -> Service:
+    hub = Hub()
+    history = History(store, declaration=checkpoint.declaration, checkpoint=info.sha256)
+    reader = Reader(
+        store=store,
+        history=history,
+        learner=learner,
+        tokenizer=engine.tokenizer,
+        model=info.name,
+        checkpoint=info.sha256,
+        first_token=choose_first_token(engine.tokenizer),
+        version_tokens=settings.version_tokens,
+        on_event=hub.publish,
+    )
+    return Service(
+        settings=settings,
+        model=info,
+        engine=engine,
+        store=store,
+        history=history,
+        reader=reader,
+        learner=learner,
+        hub=hub,
+        installed=registry.list,
+    )
