@@ -1,0 +1,41 @@
+"""Data folders that earlier tables made still open, with everything in them."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fluvial.store import Store
+from fluvial.store.migration import HEAD
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FOLDERS = sorted(GOLDEN.glob("store-*"))
+
+spec = importlib.util.spec_from_file_location("make_store", GOLDEN / "make_store.py")
+assert spec is not None
+assert spec.loader is not None
+make_store = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_store)
+
+
+def test_there_is_one_for_the_newest_tables() -> None:
+    assert f"store-{HEAD}" in [folder.name for folder in FOLDERS]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_old_data_folder_opens_with_everything_in_it(tmp_path: Path, folder: Path) -> None:
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    data_dir = tmp_path / "data"
+    shutil.copytree(folder, data_dir)
+    store = Store.open(data_dir)
+    found = {owner: make_store.describe(store, owner=owner) for owner in expected}
+    assert json.loads(json.dumps(found)) == expected
+    session = store.sessions(owner="ann")[0]
+    assert store.next_version(session) == 3
+    parent = store.messages(session)[-1].id
+    turn = [make_store.Message(role="user", content="more")]
+    store.append_turn(session, messages=turn, parent=parent, version=1)
+    assert len(store.messages(session)) == 5
+    store.close()
