@@ -108,6 +108,13 @@ class Engine:
         self._queue.put(generation, lane=lane)
         return generation
 
+    def forget(self, lane: str) -> None:
+        """Drop what the caches keep of `lane`, as when its session is deleted.
+
+        An answer under way gives its cache back when it ends: cancel it and read it to its end first.
+        """
+        self._prefixes.forget(lane)
+
     def close(self) -> None:
         """End all answers as cancelled and the thread; returns once it has ended. Idempotent."""
         with self._lock:

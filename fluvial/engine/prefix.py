@@ -8,9 +8,12 @@ Rules of reuse, each of which guards correctness or privacy:
   over in the middle of an answer, the keys and values before that point are still the old
   version's: such a cache has no single key and isn't kept.
 - Under another key of the same lane only the memory is used again, from its first token on.
-- The last token of a prompt is always computed, for its logits are what the answer begins from.
+- The last two tokens of a prompt are always computed: the last one's logits are what the answer
+  begins from, and with one token alone the integer kernels round differently than with several, so
+  that the same seed could answer the same prompt differently.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from fluvial.engine.decoder import Cache, Decoder
 
 _MIN_CAPACITY_TOKENS = 512
+_COMPUTED_TOKENS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +38,8 @@ class Slot:
 class PrefixStore:
     """The kept caches. All of them and the one in use hold at most `budget_tokens` of capacity.
 
-    Used by the engine's thread alone. A slot that was taken is gone until it is given back.
+    Only the engine's thread takes and gives; any thread may ask and forget. A slot that was taken is
+    gone from here until it is given back.
     """
 
     def __init__(self, decoder: "Decoder", *, budget_tokens: int) -> None:
@@ -42,6 +47,7 @@ class PrefixStore:
         self._decoder = decoder
         self._budget_tokens = budget_tokens
         self._slots: list[Slot] = []
+        self._lock = threading.Lock()
 
     @property
     def kept_tokens(self) -> int:
@@ -55,6 +61,28 @@ class PrefixStore:
 
         The cache holds fewer tokens than `prompt` has, and has room for `needed_tokens` in all.
         """
+        with self._lock:
+            found, kept_tokens = self._find(prompt, lane=lane, key=key, needed_tokens=needed_tokens)
+        if found is None:
+            return self._create(lane=lane, key=key, needed_tokens=needed_tokens)
+        self._decoder.truncate(found.cache, kept_tokens)
+        return replace(found, key=key)
+
+    def give(self, slot: Slot) -> None:
+        """Keep `slot`, as the last to be thrown out. All of it was computed under its key."""
+        with self._lock:
+            self._slots.append(slot)
+            self._make_room(0)
+
+    def forget(self, lane: str) -> None:
+        """Throw out the caches of `lane`."""
+        with self._lock:
+            self._slots = [slot for slot in self._slots if slot.lane != lane]
+
+    def _find(
+        self, prompt: Sequence[int], *, lane: str, key: str | None, needed_tokens: int
+    ) -> tuple[Slot | None, int]:
+        """Remove and return the best slot to go on from, and how many of its tokens to keep."""
         best, shared, outdated = None, 0, None
         for slot in self._slots:
             if slot.lane != lane or slot.capacity_tokens < needed_tokens:
@@ -63,22 +91,17 @@ class PrefixStore:
                 outdated = slot
             elif (common := _count_common(slot.cache.tokens, prompt)) > shared:
                 best, shared = slot, common
-        if found := best or outdated:
+        found = best or outdated
+        if found is not None:
             self._slots.remove(found)
-            self._decoder.truncate(found.cache, min(shared, len(prompt) - 1))
-            return replace(found, key=key)
-        return self._create(lane=lane, key=key, needed_tokens=needed_tokens)
-
-    def give(self, slot: Slot) -> None:
-        """Keep `slot`, as the last to be thrown out. All of it was computed under its key."""
-        self._slots.append(slot)
-        self._make_room(0)
+        return found, max(0, min(shared, len(prompt) - _COMPUTED_TOKENS))
 
     def _create(self, *, lane: str, key: str | None, needed_tokens: int) -> Slot:
         """Make an empty slot, with room for the turns to come where the context allows it."""
         roomy = max(2 * needed_tokens, _MIN_CAPACITY_TOKENS)
         capacity = min(roomy, self._decoder.context_tokens)
-        self._make_room(capacity)
+        with self._lock:
+            self._make_room(capacity)
         cache = self._decoder.new_cache(capacity)
         return Slot(lane=lane, key=key, cache=cache, capacity_tokens=capacity)
 

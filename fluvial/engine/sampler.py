@@ -14,7 +14,7 @@ MAX_TEMPERATURE = 2.0
 MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 _SEED_LIMIT = 2**63
-_NUCLEUS_WIDTHS = (4.0, 8.0, 16.0)
+_NUCLEUS_WIDTHS = (4.0, 7.0, 11.0)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -122,26 +122,31 @@ def _weigh(
 def _nucleus(
     logits: NDArray[np.float32], *, temperature: float, top_p: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the nucleus's ids, most probable first, and their weights.
+    """Return the nucleus's ids, in their own order, and their weights.
 
-    Exact, yet sorts only the few tokens near the peak: all tokens over a threshold are a prefix of
-    the whole order, so the nucleus lies in them as soon as their mass suffices.
+    Exact, yet sorts only the few logits near the peak: those over a threshold come first in the
+    whole order, so the nucleus lies in them as soon as their mass suffices.
     """
     peak = logits.max()
     weights = _weigh(logits, peak=peak, temperature=temperature)
     wanted = top_p * float(weights.sum(dtype=np.float64))
-    ids = np.zeros(0, np.intp)
-    mass = np.zeros(1, np.float64)
+    ranked, mass = np.zeros(0, np.float32), np.zeros(1, np.float64)
     for width in (*_NUCLEUS_WIDTHS, math.inf):
         if mass[-1] >= wanted:
             break
-        ids = _rank(logits, threshold=float(peak) - width * temperature)
-        mass = np.cumsum(weights[ids], dtype=np.float64)
-    count = min(int(np.searchsorted(mass, wanted, side="left")) + 1, len(ids))
-    return ids[:count], weights[ids[:count]]
+        ranked = np.sort(logits[logits >= float(peak) - width * temperature])[::-1]
+        steps = _weigh(ranked, peak=peak, temperature=temperature)
+        mass = np.cumsum(steps, dtype=np.float64)
+    count = min(int(np.searchsorted(mass, wanted, side="left")) + 1, len(ranked))
+    ids = _select_highest(logits, count=count, border=ranked[count - 1])
+    return ids, weights[ids]
 
 
-def _rank(logits: NDArray[np.float32], *, threshold: float) -> NDArray[np.intp]:
-    """Return the ids of all logits at or over `threshold`, the highest first, ties by id."""
-    near = np.flatnonzero(logits >= threshold)
-    return near[np.argsort(-logits[near], kind="stable")]
+def _select_highest(
+    logits: NDArray[np.float32], *, count: int, border: np.float32
+) -> NDArray[np.intp]:
+    """Return the ids, in order, of the `count` highest logits; `border` is the lowest of them."""
+    ids = np.flatnonzero(logits >= border)
+    ties = np.flatnonzero(logits[ids] == border)
+    surplus = len(ids) - count
+    return np.delete(ids, ties[len(ties) - surplus :])

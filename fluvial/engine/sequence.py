@@ -71,11 +71,14 @@ class Sequence:
     def _prefill(self, adapter: Adapter | None) -> NDArray[np.float32] | None:
         """Read what the cache lacks of the prompt; return the last logits, None if cancelled."""
         prompt, logits = self._request.prompt, None
-        for start in range(self._cache.length, len(prompt), self._prefill_tokens):
+        while self._cache.length < len(prompt):
             if self._generation.cancelled:
                 return None
-            step = prompt[start : start + self._prefill_tokens]
-            logits = self._decoder.forward(step, cache=self._cache, adapter=adapter)
+            start = self._cache.length
+            end = start + self._prefill_tokens
+            # One token left alone would be rounded differently (see prefix.py): it goes along.
+            end += end == len(prompt) - 1
+            logits = self._decoder.forward(prompt[start:end], cache=self._cache, adapter=adapter)
         return logits
 
     def _generate(self, logits: NDArray[np.float32] | None) -> FinishReason:

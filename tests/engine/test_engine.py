@@ -142,10 +142,18 @@ def test_prompt_is_read_in_steps_on_one_thread():
     decoder = ScriptDecoder()
     with start(decoder, prefill_tokens=4) as engine:
         read(ask(engine, "0123456789", max_tokens=1))
-    assert [len(step.tokens) for step in decoder.steps] == [4, 4, 3]
-    assert [step.start for step in decoder.steps] == [0, 4, 8]
+    assert [(step.start, len(step.tokens)) for step in decoder.steps] == [(0, 4), (4, 4), (8, 3)]
     assert len(decoder.threads) == 1
     assert threading.get_ident() not in decoder.threads
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_no_token_of_a_prompt_is_read_alone(size: int):
+    decoder = ScriptDecoder()
+    with start(decoder, prefill_tokens=3) as engine:
+        for _ in range(2):
+            read(ask(engine, "0123456789"[:size], max_tokens=1))
+    assert min(len(step.tokens) for step in decoder.steps) >= 2
 
 
 def test_count_is_the_prompt_length():
@@ -357,7 +365,7 @@ def test_new_version_takes_over_between_tokens_but_not_within_the_prompt():
     with start(decoder, prefill_tokens=2) as engine:
         read(ask(engine, "abcd", adapter=lambda: current[0]))
     keys = [(step.start, step.key) for step in decoder.steps]
-    prompt = [(0, "s/1"), (2, "s/1"), (4, "s/1")]
+    prompt = [(0, "s/1"), (2, "s/1")]
     assert keys == [*prompt, (5, "s/2"), (6, "s/2"), (7, "s/6"), (8, "s/6")]
 
 
@@ -373,16 +381,16 @@ def test_next_turn_reuses_what_the_last_one_cached():
     assert len(decoder.caches) == 1
 
 
-def test_same_prompt_again_computes_its_last_token():
+def test_same_prompt_again_computes_its_last_two_tokens():
     decoder = ScriptDecoder()
     with start(decoder) as engine:
         texts = [read(ask(engine, "abc")) for _ in range(2)]
     assert [text for text, _ in texts] == ["ABC", "ABC"]
-    assert [last.usage.cached_tokens for _, last in texts if last.usage] == [0, 3]
+    assert [last.usage.cached_tokens for _, last in texts if last.usage] == [0, 2]
 
 
 @pytest.mark.parametrize(
-    ("lane", "key", "cached"), [("a", "v1", 3), ("a", "v2", 0), ("a", None, 0), ("b", "v1", 0)]
+    ("lane", "key", "cached"), [("a", "v1", 2), ("a", "v2", 0), ("a", None, 0), ("b", "v1", 0)]
 )
 def test_reuse_needs_the_same_lane_and_key(lane: str, key: str | None, cached: int):
     decoder = ScriptDecoder()
@@ -423,6 +431,16 @@ def test_cancelled_answer_still_leaves_its_prefix():
     assert text == "0123456789"
     assert last.usage is not None
     assert last.usage.cached_tokens == 6
+
+
+def test_forgotten_lane_leaves_no_cache():
+    with start(ScriptDecoder()) as engine:
+        read(ask(engine, "abc", lane="a"))
+        read(ask(engine, "abc", lane="b"))
+        engine.forget("a")
+        engine.forget("nobody")
+        cached = [read(ask(engine, "abc", lane=lane))[1].usage for lane in "ab"]
+    assert [usage.cached_tokens for usage in cached if usage] == [0, 2]
 
 
 def test_caches_stay_within_their_budget():

@@ -68,13 +68,13 @@ PINNED_NUCLEUS = [1, 0, 2, 1, 0, 2, 1, 2, 0, 1, 0, 2]
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
 def test_frequencies_are_the_probabilities(temperature: float, top_p: float):
     logits = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
-    drawn = draw_all(logits, count=20_000, temperature=temperature, top_p=top_p, seed=1)
+    drawn = draw_all(logits, count=6_000, temperature=temperature, top_p=top_p, seed=1)
     expected = np.exp(logits / temperature)
     if top_p < 1:
         kept = naive_nucleus(logits, temperature=temperature, top_p=top_p)
         expected[[token for token in range(5) if token not in kept]] = 0
     found = np.bincount(drawn, minlength=5) / len(drawn)
-    assert np.abs(found - expected / expected.sum()).max() < 0.015
+    assert np.abs(found - expected / expected.sum()).max() < 0.025
 
 
 def test_nucleus_is_the_smallest_set_that_suffices():
