@@ -142,12 +142,12 @@ def receive(stream: BinaryIO) -> Any:
     if len(header) < _HEADER.size:
         return None
     (length,) = _HEADER.unpack(header)
-    return json.loads(stream.read(length).decode("utf-8", "surrogatepass"))
+    return json.loads(stream.read(length))
 
 
 def send(stream: BinaryIO, value: object) -> None:
-    """Write one frame. Lone surrogates pass: they stand for shielded characters."""
-    data = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    """Write one frame. JSON's escapes let lone surrogates pass: they shield characters."""
+    data = json.dumps(value).encode()
     stream.write(_HEADER.pack(len(data)) + data)
     stream.flush()
 
