@@ -1,4 +1,4 @@
-"""The tokenizers of `transformers` for a GGUF file's vocabulary: the other side of the comparison."""
+"""The tokenizers of `transformers` for a GGUF file's vocabulary: the comparison's other side."""
 
 from collections.abc import Mapping
 from typing import Any
