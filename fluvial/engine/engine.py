@@ -111,7 +111,7 @@ class Engine:
     def forget(self, lane: str) -> None:
         """Drop what the caches keep of `lane`, as when its session is deleted.
 
-        An answer under way gives its cache back when it ends: cancel it and read it to its end first.
+        An answer under way gives its cache back when it ends: wait for that first.
         """
         self._prefixes.forget(lane)
 

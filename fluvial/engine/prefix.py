@@ -9,8 +9,9 @@ Rules of reuse, each of which guards correctness or privacy:
   version's: such a cache has no single key and isn't kept.
 - Under another key of the same lane only the memory is used again, from its first token on.
 - The last two tokens of a prompt are always computed: the last one's logits are what the answer
-  begins from, and with one token alone the integer kernels round differently than with several, so
-  that the same seed could answer the same prompt differently.
+  begins from, and a token alone is not computed as one among several: attention sums in another
+  order (1e-5), which rounding to eight bits then magnifies to logits that differ by up to 1. Steps
+  of two and more agree to the last bit, so that a seed holds with and without a cached beginning.
 """
 
 import threading
@@ -38,8 +39,8 @@ class Slot:
 class PrefixStore:
     """The kept caches. All of them and the one in use hold at most `budget_tokens` of capacity.
 
-    Only the engine's thread takes and gives; any thread may ask and forget. A slot that was taken is
-    gone from here until it is given back.
+    Only the engine's thread takes and gives; any thread may ask and forget. A slot that was taken
+    is gone from here until it is given back.
     """
 
     def __init__(self, decoder: "Decoder", *, budget_tokens: int) -> None:

@@ -76,7 +76,7 @@ class Sequence:
                 return None
             start = self._cache.length
             end = start + self._prefill_tokens
-            # One token left alone would be rounded differently (see prefix.py): it goes along.
+            # One token left alone would be computed differently (see prefix.py): it goes along.
             end += end == len(prompt) - 1
             logits = self._decoder.forward(prompt[start:end], cache=self._cache, adapter=adapter)
         return logits
