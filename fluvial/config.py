@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     learning: bool = Field(True, description="Whether new sessions learn from what they read.")
     rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")
-    chunk_tokens: int = Field(512, ge=16, le=4096, description="Tokens scored, then learned from, at once.")
+    chunk_tokens: int = Field(256, ge=16, le=4096, description="Tokens scored, then learned from, at once.")
     window_tokens: int = Field(256, ge=0, le=8192, description="Tokens of context before each chunk.")
     version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest JSON request.")

@@ -21,7 +21,7 @@ class Rule:
     clip: float = 1.0
     seed: int = 0
     window_tokens: int = 256
-    chunk_tokens: int = 512
+    chunk_tokens: int = 256
     min_tokens: int = 32
 
     @staticmethod

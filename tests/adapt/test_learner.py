@@ -1,0 +1,143 @@
+"""The learner: scores before it learns, learns from the right thing, and never harms its state."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fluvial.adapt.learner import Learner
+from fluvial.adapt.rule import Rule
+from fluvial.model.adapter import create_tensors
+from fluvial.model.checkpoint import Checkpoint, open_checkpoint
+from tests.reference import load_reference
+
+RULE = Rule(rank=4, chunk_tokens=64, window_tokens=16, min_tokens=8)
+TEXT = [3 + (7 * i * i + i) % 90 for i in range(64)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_qwen: Path) -> Checkpoint:
+    return open_checkpoint(tiny_qwen)
+
+
+@pytest.fixture
+def learner(checkpoint: Checkpoint) -> Learner:
+    learner = Learner(checkpoint, rule=RULE)
+    learner.load("s", None)
+    return learner
+
+
+def test_the_frozen_score_is_what_transformers_finds(
+    learner: Learner, checkpoint: Checkpoint
+) -> None:
+    context = [0, 5, 9, 11]
+    ids = torch.tensor([[*context, *TEXT]])
+    with torch.no_grad():
+        logits = load_reference(checkpoint)(ids).logits[0, len(context) - 1 : -1]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TEXT), reduction="sum")
+    assert learner.score(context, TEXT) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_chunk_is_scored_before_it_is_learned_from(learner: Learner) -> None:
+    first = learner.read("s", context=[0], chunk=TEXT, learn=True)
+    assert first.learned
+    assert first.adapted_nats == pytest.approx(learner.score([0], TEXT), rel=1e-6)
+    second = learner.read("s", context=[0], chunk=TEXT, learn=False)
+    assert second.adapted_nats < first.adapted_nats
+    assert second.frozen_nats == first.frozen_nats
+
+
+def test_reading_without_learning_changes_nothing(learner: Learner) -> None:
+    before = learner.export("s")
+    result = learner.read("s", context=[0], chunk=TEXT, learn=False)
+    assert not result.learned
+    _assert_same(learner.export("s"), before)
+
+
+def test_repeated_text_is_learned(learner: Learner) -> None:
+    losses = [
+        learner.read("s", context=[0], chunk=TEXT, learn=True).adapted_nats for _ in range(12)
+    ]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_gradient_is_that_of_a_plain_forward_pass(
+    learner: Learner, checkpoint: Checkpoint
+) -> None:
+    """With one token of context nothing is cut off: the step must equal plain autograd and Adam."""
+    start = learner.export("s")
+    learner.read("s", context=[0], chunk=TEXT, learn=True)
+    expected = _step_plainly(checkpoint, start)
+    for name, tensor in learner.export("s").items():
+        np.testing.assert_allclose(tensor, expected[name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_sessions_do_not_touch_each_other(learner: Learner) -> None:
+    learner.load("other", None)
+    before = learner.export("other")
+    learner.read("s", context=[0], chunk=TEXT, learn=True)
+    _assert_same(learner.export("other"), before)
+
+
+def test_export_and_load_keep_every_bit(learner: Learner) -> None:
+    learner.read("s", context=[0], chunk=TEXT, learn=True)
+    saved = learner.export("s")
+    score = learner.read("s", context=[0], chunk=TEXT, learn=False).adapted_nats
+    learner.load("again", saved)
+    _assert_same(learner.export("again"), saved)
+    again = learner.read("again", context=[0], chunk=TEXT, learn=False)
+    assert again.adapted_nats == score
+
+
+def test_a_short_chunk_is_scored_but_not_learned_from(learner: Learner) -> None:
+    before = learner.export("s")
+    result = learner.read("s", context=[0], chunk=TEXT[:7], learn=True)
+    assert not result.learned
+    assert result.adapted_nats > 0
+    _assert_same(learner.export("s"), before)
+
+
+def test_values_that_are_not_finite_never_reach_the_state(
+    checkpoint: Checkpoint, learner: Learner
+) -> None:
+    broken = create_tensors(checkpoint.declaration, rank=4, seed=0)
+    broken["layers.0.gain"][:] = 3e38
+    learner.load("s", broken)
+    before = learner.export("s")
+    assert not learner.read("s", context=[0], chunk=TEXT, learn=True).learned
+    _assert_same(learner.export("s"), before)
+
+
+def test_drift_is_the_relative_size_of_the_change_in_weights(
+    learner: Learner, checkpoint: Checkpoint
+) -> None:
+    assert learner.measure_drift("s") == 0.0
+    learner.read("s", context=[0], chunk=TEXT, learn=True)
+    tensors, change, base = learner.export("s"), 0.0, 0.0
+    for index, layer in enumerate(checkpoint.declaration.layers):
+        for group in layer.groups:
+            name = f"layers.{index}.{group.name}"
+            change += float(np.square(tensors[f"{name}.a"] @ tensors[f"{name}.b"]).sum())
+            for part, _ in group.parts:
+                base += float(np.square(checkpoint.matrix(f"layers.{index}.{part}")).sum())
+    assert learner.measure_drift("s") == pytest.approx((change / base) ** 0.5, rel=1e-4)
+
+
+def _step_plainly(checkpoint: Checkpoint, start: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from fluvial.model.module import Module
+
+    module = Module(checkpoint)
+    live = {name: torch.tensor(array, requires_grad=True) for name, array in start.items()}
+    hidden, _ = module.read(torch.tensor([0, *TEXT[:-1]]), adapter=live)
+    loss = torch.nn.functional.cross_entropy(module.logits(hidden), torch.tensor(TEXT))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(live.values(), RULE.clip)
+    torch.optim.Adam(live.values(), lr=RULE.learning_rate).step()
+    return {name: tensor.detach().numpy() for name, tensor in live.items()}
+
+
+def _assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)

@@ -1,0 +1,175 @@
+"""Reading end to end: scores, versions, freezing, undoing, cancelling, crashing."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fluvial.errors import ConflictError, ModelError
+from tests.adapt.conftest import Desk, open_desk
+
+TEXT = "the thing is that the king is in the ring. " * 30
+LONG = TEXT * 8
+
+
+def test_a_text_is_scored_learned_and_saved(desk: Desk) -> None:
+    session = desk.begin()
+    reading = desk.wait_ended(session, desk.queue(session, TEXT))
+    assert (reading.status, reading.tokens_read) == ("done", reading.tokens_total)
+    scores = [score for _, score in desk.store.scores(session)]
+    assert sum(score.bytes for score in scores) == len(TEXT.encode())
+    assert [score.start for score in scores] == list(range(0, reading.tokens_read, 64))
+    assert scores[0].adapted_nats == pytest.approx(scores[0].frozen_nats)
+    last = [score for score in scores if score.tokens == 64][-1]
+    assert last.adapted_nats < 0.9 * last.frozen_nats
+    versions = desk.store.versions(session)
+    assert sum(version.tokens_learned for version in versions) == sum(
+        score.tokens for score in scores if score.learned
+    )
+    session = desk.store.session(session.id, owner="me")
+    assert session.version == versions[-1].number
+    assert desk.history.adapter(session) is not None
+
+
+def test_a_frozen_session_is_scored_but_not_changed(desk: Desk) -> None:
+    session = desk.begin(learning="frozen")
+    reading = desk.wait_ended(session, desk.queue(session, TEXT))
+    assert reading.status == "done"
+    assert desk.store.versions(session) == []
+    scores = [score for _, score in desk.store.scores(session)]
+    assert all(not score.learned for score in scores)
+    assert all(score.adapted_nats == pytest.approx(score.frozen_nats) for score in scores)
+
+
+def test_what_is_learned_after_an_undo_grows_from_the_version_restored(desk: Desk) -> None:
+    session = desk.begin()
+    desk.wait_ended(session, desk.queue(session, TEXT))
+    first = desk.store.versions(session)[0]
+    session = desk.history.restore(desk.store.session(session.id, owner="me"), first.number)
+    desk.wait_ended(session, desk.queue(session, TEXT))
+    grown = next(v for v in desk.store.versions(session) if v.parent == first.number and v != first)
+    assert grown.number > first.number
+
+
+def test_undo_to_the_base_is_the_base(desk: Desk) -> None:
+    session = desk.begin()
+    desk.wait_ended(session, desk.queue(session, TEXT))
+    session = desk.history.restore(desk.store.session(session.id, owner="me"), 0)
+    assert desk.history.adapter(session) is None
+
+
+def test_a_cancelled_reading_stops_and_keeps_what_it_learned(desk: Desk) -> None:
+    session = desk.begin()
+    reading = desk.queue(session, LONG)
+    desk.wait(lambda: desk.count("score") >= 3)
+    desk.reader.cancel(desk.store.reading(session, reading.id))
+    reading = desk.store.reading(session, reading.id)
+    assert reading.status == "cancelled"
+    assert 0 < reading.tokens_read < (reading.tokens_total or 0)
+    learned = sum(v.tokens_learned for v in desk.store.versions(session))
+    assert learned == reading.tokens_read
+
+
+def test_a_waiting_reading_can_be_cancelled(desk: Desk) -> None:
+    session = desk.begin()
+    desk.queue(session, LONG)
+    waiting = desk.queue(session, TEXT)
+    desk.wait(lambda: desk.count("score") >= 1)
+    desk.reader.cancel(waiting)
+    assert desk.store.reading(session, waiting.id).status == "cancelled"
+
+
+def test_sessions_are_read_in_turn(desk: Desk) -> None:
+    long, short = desk.begin(), desk.begin()
+    first = desk.queue(long, LONG)
+    desk.wait(lambda: desk.count("score") >= 2)
+    desk.wait_ended(short, desk.queue(short, TEXT))
+    assert desk.store.reading(long, first.id).status == "reading"
+
+
+def test_small_messages_wait_until_there_is_enough(desk: Desk) -> None:
+    session = desk.begin()
+    small = desk.queue(session, "a few words, no more than that", kind="message")
+    probe = desk.begin()
+    desk.wait_ended(probe, desk.queue(probe, TEXT))
+    assert desk.store.reading(session, small.id).status == "queued"
+    desk.queue(session, "x " * 1200, kind="message")
+    assert desk.wait_ended(session, small).status == "done"
+
+
+def test_a_killed_learner_is_started_again_and_nothing_is_counted_twice(desk: Desk) -> None:
+    session = desk.begin()
+    reading = desk.queue(session, LONG)
+    desk.wait(lambda: desk.count("version") >= 1)
+    process = desk.learner._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    reading = desk.wait_ended(session, reading)
+    assert reading.status == "done"
+    assert desk.learner.generation == 2
+    starts = [score.start for _, score in desk.store.scores(session)]
+    assert starts == sorted(set(starts))
+    learned = sum(v.tokens_learned for v in desk.store.versions(session))
+    scored = sum(score.tokens for _, score in desk.store.scores(session) if score.learned)
+    assert learned == scored
+
+
+def test_reading_goes_on_after_a_restart(tmp_path: Path, tiny_model: Path) -> None:
+    desk = open_desk(tmp_path / "data", tiny_model)
+    session = desk.begin()
+    reading = desk.queue(session, LONG)
+    desk.wait(lambda: desk.count("version") >= 1)
+    desk.reader.close()
+    desk.store.close()
+    kept = open_desk(tmp_path / "data", tiny_model)
+    kept.reader.wake()
+    ended = kept.wait_ended(session, kept.store.reading(session, reading.id))
+    assert ended.status == "done"
+    starts = [score.start for _, score in kept.store.scores(session)]
+    assert starts == list(range(0, ended.tokens_total or 0, 64))
+    kept.reader.close()
+    kept.store.close()
+
+
+def test_a_damaged_version_is_refused_by_name(desk: Desk) -> None:
+    session = desk.begin()
+    desk.wait_ended(session, desk.queue(session, TEXT))
+    session = desk.store.session(session.id, owner="me")
+    path = desk.history.path(session, session.version)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    desk.history._cache.clear()
+    with pytest.raises(ModelError, match="is damaged .* restore another"):
+        desk.history.adapter(session)
+
+
+def test_versions_survive_and_equal_what_was_learned(desk: Desk) -> None:
+    session = desk.begin()
+    desk.wait_ended(session, desk.queue(session, TEXT))
+    session = desk.store.session(session.id, owner="me")
+    cached = desk.history.adapter(session)
+    desk.history._cache.clear()
+    loaded = desk.history.adapter(session)
+    assert cached is not None
+    assert loaded is not None
+    for name, tensor in cached.tensors.items():
+        np.testing.assert_array_equal(tensor, loaded.tensors[name])
+
+
+def test_the_version_in_force_can_not_be_deleted_others_can(desk: Desk) -> None:
+    session = desk.begin()
+    desk.wait_ended(session, desk.queue(session, TEXT))
+    session = desk.store.session(session.id, owner="me")
+    with pytest.raises(ConflictError):
+        desk.history.delete(session, session.version)
+    old = desk.store.versions(session)[0]
+    path = desk.history.path(session, old.number)
+    desk.history.delete(session, old.number)
+    assert not path.exists()
+    session = desk.history.forget(session)
+    assert session.version == 0
+    assert desk.store.versions(session) == []
+    assert desk.store.scores(session) == []
