@@ -268,6 +268,11 @@ class ScriptedReader:
         if any(each.id == reading.id for _, each in current):
             self._store.update_reading(reading, status="cancelled")
 
+    def release(self) -> None:
+        """Read on after a `hold`."""
+        self.hold = False
+        self.wake()
+
     def live(self, reading: Reading) -> Reading:
         return reading
 

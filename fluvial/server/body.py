@@ -1,7 +1,8 @@
 """Bodies of requests: bounded while they stream in, strict once they are here."""
 
+import asyncio
+import contextlib
 import json
-import time
 from collections.abc import AsyncGenerator
 from typing import Any, NoReturn, TypeVar
 
@@ -80,35 +81,39 @@ async def read_file(request: Request, *, limit_bytes: int) -> tuple[str, bytes]:
 async def stream(request: Request, *, limit_bytes: int) -> AsyncGenerator[bytes, None]:
     """Yield the body part by part; raises TooLargeError as soon as it is over the limit."""
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > limit_bytes:
-        await _refuse(request, limit_bytes=limit_bytes)
-    size = 0
-    async for part in request.stream():
+    size = int(declared[:20]) if declared.isdecimal() else 0
+    if size > limit_bytes:
+        await _refuse(request, limit_bytes=limit_bytes, more=True)
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size > limit_bytes:
-            await _refuse(request, limit_bytes=limit_bytes)
+            await _refuse(request, limit_bytes=limit_bytes, more=more)
         yield part
 
 
-async def _refuse(request: Request, *, limit_bytes: int) -> NoReturn:
+async def _refuse(request: Request, *, limit_bytes: int, more: bool) -> NoReturn:
     """Throw the rest of the body away, then say that it is too large.
 
     Closing the connection at once would reset it under a sender that is still writing, and the
     sender would never see why. One that waits for `100 Continue` has sent nothing yet.
     """
-    if request.headers.get("expect", "").lower() != "100-continue":
-        await _drain(request, until_s=time.monotonic() + DRAIN_S)
+    waits = request.headers.get("expect", "").lower() == "100-continue"
+    if more and not waits:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(_drain(request), timeout=DRAIN_S)
     raise TooLargeError(f"the body is over the limit of {limit_bytes} bytes")
 
 
-async def _drain(request: Request, *, until_s: float) -> None:
-    try:
-        more = True
-        while more and time.monotonic() < until_s:
-            message = await request.receive()
-            more = message["type"] == "http.request" and message.get("more_body", False)
-    except ClientDisconnect:
-        return
+async def _drain(request: Request) -> None:
+    more = True
+    while more:
+        message = await request.receive()
+        more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 async def _take(part: UploadFile | str | None, *, limit_bytes: int) -> tuple[str, bytes]:

@@ -10,6 +10,7 @@ import secrets
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fluvial.errors import EngineError, FluvialError, ForbiddenError
@@ -53,6 +54,8 @@ class Edge:
             await self._app(scope, receive, answer.send)
         except FluvialError as error:
             await respond(error)(scope, receive, answer.send)
+        except ClientDisconnect:
+            return  # it left while it was still sending: nobody waits for an answer
         except Exception:
             log.exception("request %s failed", answer.request_id)
             if answer.started:

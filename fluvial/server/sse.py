@@ -42,15 +42,13 @@ class EventStream(StreamingResponse):
             self._on_close()
 
 
-async def beat(
-    events: AsyncIterator[bytes], *, interval_s: float = HEARTBEAT_S
-) -> AsyncIterator[bytes]:
-    """Pass events on, with a comment wherever none came for `interval_s`."""
+async def beat(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass events on, with a comment wherever none came for `HEARTBEAT_S`."""
     waiting: asyncio.Future[bytes] | None = None
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait([waiting], timeout=interval_s)
+            done, _ = await asyncio.wait([waiting], timeout=HEARTBEAT_S)
             if not done:
                 yield HEARTBEAT
                 continue

@@ -99,6 +99,10 @@ class Hub:
             if not self._listeners[listener.session]:
                 del self._listeners[listener.session]
 
+    def count(self, session: str) -> int:
+        """Count the listeners of a session."""
+        return len(self._of(session))
+
     def publish(self, kind: str, session: Session, record: object) -> None:
         """Tell the listeners of a session; callable from any thread, never blocks on them."""
         if kind in ("session", "version"):

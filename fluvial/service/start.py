@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 def open_service(settings: Settings) -> Service:
     """Open everything that a server needs, as the settings say; close the service at the end.
 
-    The learner process only begins to start here, and takes seconds to be ready. Raises NotFoundError
+    The learner process only begins to start here, and takes seconds to be ready. Raises
+    NotFoundError
     when the model is not installed and can't be, ModelError when it is damaged, ConflictError when
     another process serves the data folder, StorageError when the disk refuses.
     """

@@ -7,8 +7,8 @@ import pytest
 from tests.server.conftest import Running
 
 
-def test_health_names_the_model_and_the_learner(server: Running) -> None:
-    answer = server.client.get("/healthz")
+def test_health_names_the_model_and_the_learner(shared: Running) -> None:
+    answer = shared.client.get("/healthz")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok"
     assert answer.json()["model"] == "scripted"
@@ -32,8 +32,8 @@ def test_a_new_session_has_every_documented_field(server: Running) -> None:
     assert server.client.get(f"/v1/sessions/{session['id']}").json() == session
 
 
-def test_a_body_is_not_needed_to_begin(server: Running) -> None:
-    assert server.client.post("/v1/sessions").status_code == 201
+def test_a_body_is_not_needed_to_begin(shared: Running) -> None:
+    assert shared.client.post("/v1/sessions").status_code == 201
 
 
 def test_the_title_comes_from_the_first_message_only(server: Running) -> None:
@@ -60,24 +60,22 @@ def test_sessions_are_listed_newest_first_in_pages(server: Running) -> None:
     ("params", "param"),
     [({"limit": 0}, "limit"), ({"limit": 201}, "limit"), ({"before": "NaN"}, "before")],
 )
-def test_a_query_out_of_range_is_named(
-    server: Running, params: dict[str, str], param: str
-) -> None:
-    answer = server.client.get("/v1/sessions", params=params)
+def test_a_query_out_of_range_is_named(shared: Running, params: dict[str, str], param: str) -> None:
+    answer = shared.client.get("/v1/sessions", params=params)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
 
 
-def test_title_and_learning_can_be_changed(server: Running) -> None:
-    session = server.create_session()
+def test_title_and_learning_can_be_changed(shared: Running) -> None:
+    session = shared.create_session()
     path = f"/v1/sessions/{session}"
-    changed = server.client.patch(path, json={"title": "New", "learning": "frozen"})
+    changed = shared.client.patch(path, json={"title": "New", "learning": "frozen"})
     assert (changed.json()["title"], changed.json()["learning"]) == ("New", "frozen")
-    assert server.client.get(path).json()["learning"] == "frozen"
-    wrong = server.client.patch(path, json={"learning": "fast"})
+    assert shared.client.get(path).json()["learning"] == "frozen"
+    wrong = shared.client.patch(path, json={"learning": "fast"})
     assert wrong.status_code == 400
     assert wrong.json()["error"]["param"] == "learning"
-    assert server.client.patch(path, json={"version": 3}).json()["error"]["param"] == "version"
+    assert shared.client.patch(path, json={"version": 3}).json()["error"]["param"] == "version"
 
 
 def test_a_deleted_session_is_gone_with_its_files(server: Running) -> None:
@@ -111,9 +109,9 @@ def test_deleting_a_session_stops_its_answer_and_its_reading(server: Running) ->
 
 
 @pytest.mark.parametrize("path", ["", "/messages", "/readings", "/scores", "/versions", "/events"])
-def test_an_unknown_session_is_a_typed_404(server: Running, path: str) -> None:
+def test_an_unknown_session_is_a_typed_404(shared: Running, path: str) -> None:
     for id in ("sess_000000000000000000000000", "sess_..%2f..%2fetc", "x" * 3000, "%00"):
-        answer = server.client.get(f"/v1/sessions/{id}{path}")
+        answer = shared.client.get(f"/v1/sessions/{id}{path}")
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "not_found"
 
