@@ -64,7 +64,7 @@ class Blob:
 
 
 class Stub:
-    """The server. `requests` lists (method, path, Range header) in order."""
+    """The server. `requests` lists (method, path, Range header); `headers` have lower-case keys."""
 
     def __init__(self, port: int = 0) -> None:
         self.blobs: dict[str, Blob] = {}
@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         self.stub.requests.append((self.command, self.path, self.headers.get("Range")))
-        self.stub.headers.append(dict(self.headers))
+        self.stub.headers.append({key.lower(): value for key, value in self.headers.items()})
         blob = self.stub.blobs.get(self.path, Blob(b"nothing here", "text/plain", 404))
         time.sleep(blob.delay_s)
         status = blob.statuses.pop(0) if blob.statuses and body else blob.status

