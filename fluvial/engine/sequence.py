@@ -100,10 +100,8 @@ class Sequence:
         if text:
             self._generation.emit(text)
 
-    def _read(self, token: int) -> NDArray[np.float32] | None:
-        """Read a drawn token under the newest version; None if cancelled meanwhile."""
-        if self._generation.cancelled:
-            return None
+    def _read(self, token: int) -> NDArray[np.float32]:
+        """Read a drawn token under the newest version."""
         adapter = self._request.adapter()
         self._mixed = self._mixed or _name(adapter) != self._key
         return self._decoder.forward([token], cache=self._cache, adapter=adapter)
