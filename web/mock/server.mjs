@@ -128,7 +128,7 @@ async function chat(request, response, body) {
   if (seen !== undefined && seen !== (kept.messages.at(-1)?.id ?? null))
     throw new Failure(409, 'session_changed', 'The session has messages that this client has not seen.');
   if (text.includes('too long')) throw new Failure(400, 'context_length_exceeded', 'The conversation has 40,112 tokens; 32,768 fit.');
-  touch(kept, { busy: true });
+  touch(kept, { busy: true, title: kept.session.title || text.slice(0, 60) });
   const question = store(kept, 'user', text, null);
   const answer = store(kept, 'assistant', '', null);
   const passages = kept.readings.filter((one) => one.kind === 'document').map(({ id: reading, name }) => ({ reading, name, tokens: 312 }));
@@ -153,7 +153,7 @@ async function chat(request, response, body) {
   kept.session.context.used_tokens = used;
   touch(kept, { busy: false });
   tell(kept, 'message', answer);
-  if (broken) return response.destroy();
+  if (broken) return void response.destroy();
   write({}, 'stop', { fluvial: turn });
   response.end('data: [DONE]\n\n');
 }

@@ -46,7 +46,7 @@ function readChunk(chunk: Chunk): Piece {
   const choice = chunk.choices?.[0];
   return {
     text: choice?.delta?.content ?? '',
-    finish: choice?.finish_reason ?? null,
+    finish: chunk.fluvial?.finish ?? choice?.finish_reason ?? null,
     turn: chunk.fluvial ?? null,
   };
 }

@@ -88,4 +88,6 @@ export interface Turn {
   message: string;
   version: number;
   passages: Passage[];
+  /** Ours, in the last chunk: OpenAI has no word for an answer that someone stopped. */
+  finish?: Finish | null;
 }

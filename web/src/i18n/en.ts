@@ -65,7 +65,7 @@ export const en = {
     version: (n: number) => (n === 0 ? 'base model' : `version ${n}`),
     versionHint: (n: number) =>
       n === 0 ? 'Written by the base model, with nothing learned' : `Version ${n} of the weights was in force`,
-    passages: (n: number) => count(n, 'passage source', 'passage sources'),
+    passages: (n: number) => count(n, 'source', 'sources'),
     passagesTitle: 'Passages shown beside the question',
     passageTokens: (n: number) => count(n, 'token', 'tokens'),
     unavailable: (own: string, served: string) =>
@@ -75,6 +75,7 @@ export const en = {
   composer: {
     label: 'Message',
     placeholder: 'Message Fluvial, or drop a document…',
+    placeholderShort: 'Message Fluvial…',
     placeholderBusy: 'You can write your next message while this one is answered…',
     send: 'Send',
     stop: 'Stop',
@@ -86,7 +87,6 @@ export const en = {
     context: 'Context',
     contextUse: (used: string, limit: string) => `${used} of ${limit} tokens of context used`,
     contextFull: 'The context is nearly full. Start a new conversation soon.',
-    confirmTitle: 'Read several files?',
   },
 
   error: {
@@ -140,6 +140,7 @@ export const en = {
     removeText: (name: string) =>
       `The text of “${name}” will no longer stand beside your questions. What was learned from it stays until you undo it.`,
     removed: 'The document’s text was removed.',
+    withoutText: 'text removed',
     gain: (percent: string) => `predicted ${percent} better`,
     loss: (percent: string) => `predicted ${percent} worse`,
     atOnce: (n: number) => `${n} files are waiting to be uploaded`,
@@ -224,6 +225,7 @@ export const en = {
     frozen: 'frozen model',
     adapted: 'this conversation',
     saved: 'saved so far',
+    smoothed: (n: number) => `bold: mean of ${n} parts`,
     part: (n: number) => `Part ${n}`,
     tokens: (from: string, to: string) => `tokens ${from}–${to}`,
     version: (n: number) => (n === 0 ? 'base model' : `version ${n}`),

@@ -63,7 +63,7 @@ export const zh: Texts = {
     elsewhere: '正在另一个窗口中写',
     version: (n) => (n === 0 ? '基础模型' : `版本 ${n}`),
     versionHint: (n) => (n === 0 ? '由基础模型写成，未经学习' : `当时生效的是权重版本 ${n}`),
-    passages: (n) => `${n} 个文档的段落`,
+    passages: (n) => `${n} 个来源`,
     passagesTitle: '与问题一同提供的段落',
     passageTokens: (n) => `${n.toLocaleString('zh')} 个词元`,
     unavailable: (own, served) =>
@@ -73,6 +73,7 @@ export const zh: Texts = {
   composer: {
     label: '消息',
     placeholder: '给 Fluvial 发消息，或拖入文档…',
+    placeholderShort: '给 Fluvial 发消息…',
     placeholderBusy: '回答期间，你可以先写下一条消息…',
     send: '发送',
     stop: '停止',
@@ -84,7 +85,6 @@ export const zh: Texts = {
     context: '上下文',
     contextUse: (used, limit) => `上下文已用 ${used} / ${limit} 个词元`,
     contextFull: '上下文快满了，请尽快开始新对话。',
-    confirmTitle: '阅读多个文件？',
   },
 
   error: {
@@ -136,6 +136,7 @@ export const zh: Texts = {
     removeTitle: '移除这个文档？',
     removeText: (name) => `“${name}”的文字将不再与你的问题一同提供。从中学到的内容会保留，直到你撤销。`,
     removed: '已移除文档的文字。',
+    withoutText: '文字已移除',
     gain: (percent) => `预测改善 ${percent}`,
     loss: (percent) => `预测变差 ${percent}`,
     atOnce: (n) => `${n} 个文件等待上传`,
@@ -218,6 +219,7 @@ export const zh: Texts = {
     frozen: '冻结的模型',
     adapted: '这个对话',
     saved: '累计减少',
+    smoothed: (n) => `粗线：${n} 个部分的平均`,
     part: (n) => `第 ${n} 部分`,
     tokens: (from, to) => `词元 ${from}–${to}`,
     version: (n) => (n === 0 ? '基础模型' : `版本 ${n}`),

@@ -21,6 +21,23 @@ export function layOut(scores: readonly Score[]): Part[] {
   });
 }
 
+/** How many parts a smoothed line averages: 1 (none) while single parts can be told apart. */
+export const smoothingOf = (parts: number): number => (parts <= 60 ? 1 : 2 * Math.round(parts / 60) + 1);
+
+/** Averages each value with its neighbours, weighted by bytes; `window` parts, fewer at the ends. */
+export function smooth(scores: readonly Score[], value: (score: Score) => number, window: number): number[] {
+  const reach = (window - 1) / 2;
+  return scores.map((_, index) => {
+    let bits = 0;
+    let bytes = 0;
+    for (const score of scores.slice(Math.max(0, index - reach), index + reach + 1)) {
+      bits += value(score) * score.bytes;
+      bytes += score.bytes;
+    }
+    return bytes > 0 ? bits / bytes : 0;
+  });
+}
+
 /** Round values that cover `low` to `high` in about `count` steps. */
 export function ticks(low: number, high: number, count: number): number[] {
   const span = high - low;
@@ -31,6 +48,13 @@ export function ticks(low: number, high: number, count: number): number[] {
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, index) => (first + index) * step);
+}
+
+/** Decimals that a step needs to be written exactly. */
+export function digitsOf(step: number): number {
+  let digits = 0;
+  while (digits < 4 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits += 1;
+  return digits;
 }
 
 /** The range of the surprise axis: all values, with a little air. */

@@ -18,7 +18,8 @@ const FOLLOW_OTHER_MS = 1000;
 
 /** A problem, shown where it happened. */
 export interface Problem {
-  text: string;
+  /** In the language of the moment. */
+  text: () => string;
   retry: (() => void) | null;
 }
 
@@ -222,7 +223,7 @@ export class Conversation implements Listener {
     this.problem = null;
     this.#pending = pending;
     try {
-      const session = await this.#ensureSession(text);
+      const session = await this.#ensureSession('');
       rememberDraft(session.id, text);
       await this.#receive(session);
     } catch (error) {
@@ -276,8 +277,8 @@ export class Conversation implements Listener {
     if (error instanceof RequestError && error.unreachable) void health.check();
     if (known) return this.#explainBreak(error, known);
     this.#putBack(text);
-    this.problem = { text: this.#explainUnsent(error), retry: () => this.send() };
-    if (this.id) await this.#reloadAfterFailure(text);
+    this.problem = { text: () => explainUnsent(error), retry: () => this.send() };
+    if (this.id) await this.#reloadAfterFailure(error, text);
   }
 
   /** The stream broke after the question was stored: keep what arrived and say so. */
@@ -285,15 +286,8 @@ export class Conversation implements Listener {
     const answer = this.messages.find((message) => message.id === turn.message);
     if (answer) answer.finish = 'error';
     const told = error instanceof RequestError && error.message !== '';
-    this.problem = { text: told ? explain(error) : t().error.broken, retry: null };
+    this.problem = { text: () => (told ? explain(error) : t().error.broken), retry: null };
     await this.#reload();
-  }
-
-  #explainUnsent(error: unknown): string {
-    const code = error instanceof RequestError ? error.code : '';
-    if (code === 'session_changed') return t().error.sessionChanged;
-    if (code === 'session_busy') return t().error.sessionBusy;
-    return `${explain(error)} ${t().error.unsent}`;
   }
 
   #putBack(text: string): void {
@@ -301,14 +295,15 @@ export class Conversation implements Listener {
   }
 
   /** After silence nobody knows whether the question arrived. If it is there, the field gives it up. */
-  async #reloadAfterFailure(text: string): Promise<void> {
+  async #reloadAfterFailure(error: unknown, text: string): Promise<void> {
+    const isUnsure = !(error instanceof RequestError) || error.unreachable;
     const before = this.messages.at(-1)?.id;
     if (!(await this.#reload())) return;
     const stored = this.messages.findLast((message) => message.role === 'user');
     const isNew = this.messages.at(-1)?.id !== before;
-    if (isNew && stored?.content === text && this.problem && this.draft === text) {
-      const isChange = this.problem.text === t().error.sessionChanged;
-      if (!isChange) this.draft = '';
+    if (isUnsure && isNew && stored?.content === text && this.draft === text) {
+      this.draft = '';
+      this.problem = null;
     }
   }
 
@@ -379,6 +374,14 @@ export class Conversation implements Listener {
     this.#takeSession(session);
     this.#onCreate(this);
   }
+}
+
+/** Nothing was stored: says why, and where the text is now. */
+function explainUnsent(error: unknown): string {
+  const code = error instanceof RequestError ? error.code : '';
+  if (code === 'session_changed') return t().error.sessionChanged;
+  if (code === 'session_busy') return t().error.sessionBusy;
+  return `${explain(error)} ${t().error.unsent}`;
 }
 
 function shorten(title: string): string {

@@ -1,5 +1,6 @@
 /** What one conversation has read and learned: readings, scores, versions. */
 
+import { SvelteSet } from 'svelte/reactivity';
 import { client } from '../api/client';
 import type { Reading, Score, Version } from '../api/type';
 import { orderScores, summarise, type Summary } from '../learning/score';
@@ -10,6 +11,8 @@ export type Subject = { kind: 'all' } | { kind: 'messages' } | { kind: 'reading'
 export class Learning {
   readings = $state<Reading[]>([]);
   versions = $state<Version[]>([]);
+  /** Documents whose text was removed while this page was open; the API does not tell. */
+  removed = new SvelteSet<string>();
   #scores = $state.raw<Score[]>([]);
   #chosen = $state<Subject | null>(null);
 
@@ -45,10 +48,6 @@ export class Learning {
 
   dropVersion(number: number): void {
     this.versions = this.versions.filter((version) => version.number !== number);
-  }
-
-  dropReading(id: string): void {
-    this.readings = this.readings.filter((reading) => reading.id !== id);
   }
 
   forget(): void {
