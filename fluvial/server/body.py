@@ -137,6 +137,17 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def describe_body(model: type[BaseModel]) -> dict[str, Any]:
     """Make the OpenAPI part that describes a JSON body, since routes read bodies themselves."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    schema = model.model_json_schema()
+    whole = _inline(schema, defined=schema.pop("$defs", {}))
+    return {"requestBody": {"content": {"application/json": {"schema": whole}}}}
+
+
+def _inline(node: Any, *, defined: dict[str, Any]) -> Any:
+    """Put each definition in the place of the references to it; none of ours is recursive."""
+    if isinstance(node, list):
+        return [_inline(each, defined=defined) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inline(defined[node["$ref"].rsplit("/", 1)[-1]], defined=defined)
+    return {key: _inline(value, defined=defined) for key, value in node.items()}
