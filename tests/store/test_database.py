@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fluvial.errors import BusyError, StorageError
-from fluvial.store import Store, database
+from fluvial.store import UNSET, Store, database
 from fluvial.types import Message, Session
 
 from .sample import make_session
@@ -92,6 +92,29 @@ def test_many_threads_lose_nothing(store: Store) -> None:
     for session in sessions:
         contents = [m.content for m in store.messages(session)]
         assert contents == [text for i in range(15) for text in (str(i), f"answer {i}")]
+
+
+def test_two_processes_take_turns(store: Store, session: Session, data_dir: Path) -> None:
+    """Two stores have two locks, as two processes do; only SQLite stands between them."""
+    stores = [store, Store.open(data_dir, exclusive=False)]
+    errors: list[BaseException] = []
+
+    def work(store: Store) -> None:
+        try:
+            for i in range(40):
+                turn = [Message(role="user", content=str(i))]
+                store.append_turn(session, messages=turn, parent=UNSET, version=0)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stores[1].close()
+    assert errors == []
+    assert [m.position for m in store.messages(session)] == list(range(160))
 
 
 def test_a_locked_database_is_busy(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
