@@ -15,7 +15,9 @@ ANSWER_TOKENS = 256
 """Room that passages leave for the answer where the request names no `max_tokens`."""
 
 FRAME_TOKENS = 48
-"""Room for the words around the passages."""
+"""Room for the words around the passages; long names may need more."""
+
+TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +60,25 @@ def build(
     the answer (`answer_tokens`; None: a usual one) leave of the context. Whether the conversation
     itself fits is for the engine to say.
     """
-    left = (
-        engine.context_tokens
-        - engine.count(messages)
-        - (answer_tokens or ANSWER_TOKENS)
-        - FRAME_TOKENS
-    )
-    chosen = _choose(
-        messages[-1].content,
-        documents=documents,
-        engine=engine,
-        budget_tokens=min(budget_tokens, left),
-    )
-    if not chosen:
-        return Prompt(messages=tuple(messages))
+    answer_tokens = answer_tokens or ANSWER_TOKENS
+    left = engine.context_tokens - engine.count(messages) - answer_tokens - FRAME_TOKENS
     names = {document.reading: document.name for document in documents}
-    framed = frame(messages[-1].content, passages=[(names[p.document], p.text) for p in chosen])
-    prompt = (*messages[:-1], replace(messages[-1], content=framed))
-    if engine.count(prompt) >= engine.context_tokens:
-        return Prompt(messages=tuple(messages))
-    return Prompt(messages=prompt, passages=_note(chosen, names=names, engine=engine))
+    for _ in range(TRIES):
+        chosen = _choose(
+            messages[-1].content,
+            documents=documents,
+            engine=engine,
+            budget_tokens=min(budget_tokens, left),
+        )
+        if not chosen:
+            break
+        framed = frame(messages[-1].content, passages=[(names[p.document], p.text) for p in chosen])
+        prompt = (*messages[:-1], replace(messages[-1], content=framed))
+        excess = engine.count(prompt) + answer_tokens - engine.context_tokens
+        if excess <= 0:
+            return Prompt(messages=prompt, passages=_note(chosen, names=names, engine=engine))
+        left -= excess
+    return Prompt(messages=tuple(messages))
 
 
 def frame(question: str, *, passages: Sequence[tuple[str, str]]) -> str:

@@ -248,14 +248,14 @@ class Service:
     def delete_version(self, session: Session, number: int) -> None:
         """Delete a version. Raises ConflictError when it is in force."""
         session = self._now(session)
-        version = self._store.version(session, number)
+        self._store.version(session, number)
         if session.version == number:
             raise ConflictError(
                 f"version {number} is in force; restore another one first",
                 code="version_in_force",
             )
         self._history.delete(session, number)
-        self.hub.publish("version", session, version)
+        self.hub.publish("session", session, session)
 
     def version_file(self, session: Session, number: int) -> Path:
         """Find the safetensors file of a version. Raises NotFoundError."""

@@ -1,4 +1,4 @@
-"""The hub: events from any thread, in order, to those who listen; slow ones are told and dropped."""
+"""The hub: events from any thread, in order, to listeners; slow ones are told and dropped."""
 
 import asyncio
 import threading
