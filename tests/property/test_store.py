@@ -175,25 +175,26 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.remove_reading_text(model.readings[key[1]])
             model.texts[key[1]] = None
 
-    @rule(key=readings, start=st.integers(0, 2), nats=st.floats(0, 1e9))
-    def append_score(self, key: tuple[str, str], start: int, nats: float) -> None:
+    @rule(key=readings, count=st.integers(1, 3), nats=st.floats(0, 1e9))
+    def append_scores(self, key: tuple[str, str], count: int, nats: float) -> None:
         if (model := self.models.get(key[0])) is None:
             return
-        score = ChunkScore(
-            session=key[0],
-            reading=key[1],
-            start=start,
-            tokens=1,
-            bytes=1,
-            frozen_nats=nats,
-            adapted_nats=nats / 3,
-            version=0,
-            learned=start % 2 == 0,
-            created_at=1.0,
-        )
-        model.score_count += 1
-        assert self.store.append_score(score) == model.score_count
-        model.scores.append((model.score_count, score))
+        for start in range(count):
+            score = ChunkScore(
+                session=key[0],
+                reading=key[1],
+                start=start,
+                tokens=1,
+                bytes=1,
+                frozen_nats=nats,
+                adapted_nats=nats / 3,
+                version=0,
+                learned=start % 2 == 0,
+                created_at=1.0,
+            )
+            model.score_count += 1
+            assert self.store.append_score(score) == model.score_count
+            model.scores.append((model.score_count, score))
 
     @rule(key=readings, start=st.integers(0, 2))
     def truncate_scores(self, key: tuple[str, str], start: int) -> None:
