@@ -1,4 +1,4 @@
-"""Run the packed graph: tokens in, logits out, keys and values kept in caches that are bound in place.
+"""Run the packed graph: tokens in, logits out; keys and values stay in caches bound in place.
 
 Letters: s new tokens, V vocabulary, c capacity. One sequence at a time (part 2 widens b).
 """
@@ -51,13 +51,17 @@ class Decoder:
         self._bound_tensors: list[Any] = []
 
     def new_cache(self, capacity_tokens: int) -> Cache:
-        """Make room for a sequence of up to `capacity_tokens`."""
+        """Make room for a sequence of up to `capacity_tokens`.
+
+        The buffers are not cleared: nothing reads past the tokens a cache holds, and the system
+        gives memory only as they are written.
+        """
         buffers: dict[str, Any] = {}
         for index, layer in enumerate(self._declaration.layers):
             shape = (1, layer.attention.kv_heads, capacity_tokens, layer.attention.head_width)
             for part in ("key", "value"):
-                buffers[f"{index}.{part}"] = ort.OrtValue.ortvalue_from_numpy(
-                    np.zeros(shape, np.float32)
+                buffers[f"{index}.{part}"] = ort.OrtValue.ortvalue_from_shape_and_type(
+                    shape, np.float32
                 )
         return Cache(capacity_tokens, buffers)
 
@@ -79,7 +83,7 @@ class Decoder:
         cache: Cache,
         adapter: Adapter | None = None,
     ) -> Floats:
-        """Append tokens and return the logits after the positions `rows` of them, float32 [rows, V].
+        """Append tokens; return the logits after the positions `rows` of them, float32 [rows, V].
 
         Raises ContextLengthError when the cache has no room; then nothing was appended.
         """

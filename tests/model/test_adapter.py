@@ -1,0 +1,81 @@
+"""Adapters on disk: exact, bound to their checkpoint, and refused when anything is off."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluvial.errors import ModelError
+from fluvial.model.adapter import create_tensors, decode, encode, hash_bytes, load
+from fluvial.model.architecture.declaration import Declaration, declare_layer
+
+LAYER = declare_layer(
+    width=32, heads=2, kv_heads=1, head_width=16, mlp_width=64, rope_theta=10_000.0
+)
+MODEL = Declaration(
+    family="llama",
+    vocab_size=10,
+    width=32,
+    norm_epsilon=1e-5,
+    context_tokens=64,
+    tied_head=True,
+    layers=(LAYER, LAYER),
+)
+TENSORS = create_tensors(MODEL, rank=3, seed=7)
+DATA = encode(TENSORS, checkpoint="abc")
+
+
+def test_a_new_adapter_is_zero_where_it_acts_and_seeded_where_it_looks() -> None:
+    assert all(not t.any() for name, t in TENSORS.items() if not name.endswith(".a"))
+    assert all(t.any() for name, t in TENSORS.items() if name.endswith(".a"))
+    again = create_tensors(MODEL, rank=3, seed=7)
+    assert all(np.array_equal(again[name], t) for name, t in TENSORS.items())
+
+
+def test_every_bit_comes_back() -> None:
+    found = decode(DATA, declaration=MODEL, checkpoint="abc")
+    assert found.keys() == TENSORS.keys()
+    assert all(np.array_equal(found[name], t) for name, t in TENSORS.items())
+
+
+def test_an_adapter_of_another_checkpoint_is_refused() -> None:
+    with pytest.raises(ModelError, match="learned on checkpoint abc"):
+        decode(DATA, declaration=MODEL, checkpoint="xyz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers.0.gain": np.zeros(63, np.float32)}, r"layers\.0\.gain.*\(64,\)"),
+        ({"layers.0.gain": np.full(64, np.nan, np.float32)}, "not finite"),
+        ({"layers.9.gain": np.zeros(64, np.float32)}, r"unknown.*layers\.9\.gain"),
+        ({"layers.1.o.a": np.zeros((32, 4), np.float32)}, "no single rank"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change: dict[str, np.ndarray], message: str) -> None:
+    data = encode({**TENSORS, **change}, checkpoint="abc")
+    with pytest.raises(ModelError, match=message):
+        decode(data, declaration=MODEL, checkpoint="abc")
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, len(DATA) - 1), value=st.integers(0, 255), cut=st.booleans())
+def test_damage_is_a_model_error_or_harmless(at: int, value: int, cut: bool) -> None:
+    data = DATA[:at] if cut else DATA[:at] + bytes([value]) + DATA[at + 1 :]
+    try:
+        decode(data, declaration=MODEL, checkpoint="abc")
+    except ModelError:
+        return
+    assert not cut
+
+
+def test_a_file_whose_hash_differs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "1.safetensors"
+    path.write_bytes(DATA)
+    found = load(path, key="s/1", declaration=MODEL, checkpoint="abc", sha256=hash_bytes(DATA))
+    assert found.rank == 3
+    path.write_bytes(DATA[:-1] + b"\x01")
+    with pytest.raises(ModelError, match="s/1 is damaged"):
+        load(path, key="s/1", declaration=MODEL, checkpoint="abc", sha256=hash_bytes(DATA))
