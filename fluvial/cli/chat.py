@@ -32,9 +32,9 @@ def chat(
 ) -> int:
     """Talk with the assistant. SESSION goes on with an earlier conversation."""
     settings = load_settings(config_file)
-    from fluvial.cli.client import Client, choose_url
+    from fluvial.cli.client import connect
 
-    with Client(choose_url(url, settings=settings)) as client:
+    with connect(url, settings=settings) as client:
         talk = Conversation.open(client, session)
         if message is not None:
             return 0 if talk.say(message) else 130

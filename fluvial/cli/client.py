@@ -23,6 +23,12 @@ class ServerError(FluvialError):
     code = "server_error"
 
 
+def connect(url: str | None, *, settings: Settings) -> "Client":
+    """Make a client for the server at `url`, or where these settings put it, with their key."""
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return Client(choose_url(url, settings=settings), key=key)
+
+
 def choose_url(url: str | None, *, settings: Settings) -> str:
     """Return `url`, or where `fluvial serve` listens under these settings."""
     if url is not None:
@@ -40,12 +46,17 @@ def choose_url(url: str | None, *, settings: Settings) -> str:
 class Client:
     """One connection to a server. Every failure is a ServerError with one line for people."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, key: str | None = None) -> None:
         self.url = url
         local = urlsplit(url).hostname in LOOPBACK
         timeout = httpx2.Timeout(60.0, connect=3.0)
         # A proxy set for the outside world must not see requests to this machine.
-        self._http = httpx2.Client(base_url=url, timeout=timeout, trust_env=not local)
+        self._http = httpx2.Client(
+            base_url=url,
+            timeout=timeout,
+            trust_env=not local,
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
+        )
 
     def __enter__(self) -> Self:
         return self

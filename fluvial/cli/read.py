@@ -9,6 +9,7 @@ import click
 
 from fluvial.cli.option import load_settings, server_options
 from fluvial.cli.terminal import clean, print_table, write_note
+from fluvial.errors import FluvialError
 
 if TYPE_CHECKING:
     from fluvial.cli.client import Client
@@ -33,23 +34,36 @@ def read(session: str, files: tuple[Path, ...], url: str | None, config_file: Pa
     The reading goes on in the server when this command is stopped.
     """
     settings = load_settings(config_file)
-    from fluvial.cli.client import Client, choose_url, session_path
+    from fluvial.cli.client import connect, session_path
 
-    with Client(choose_url(url, settings=settings)) as client:
-        if session == "new":
-            session = client.post("/v1/sessions", {"title": files[0].name[:80]})["id"]
-            click.echo(f"session {session}")
-        else:
+    with connect(url, settings=settings) as client:
+        if session != "new":
             client.get(session_path(session))
-        return 0 if read_files(client, session, files) else 1
+            return 0 if read_files(client, session, files) else 1
+        session = client.post("/v1/sessions", {"title": files[0].name[:80]})["id"]
+        try:
+            started = send_files(client, session, files)
+        except FluvialError:
+            client.delete(session_path(session))
+            raise
+        click.echo(f"session {session}")
+        return 0 if watch(client, session, started) else 1
 
 
 def read_files(client: "Client", session: str, files: Sequence[Path]) -> bool:
     """Send `files`, follow their reading, print the gain; tell whether all were read to the end."""
+    return watch(client, session, send_files(client, session, files))
+
+
+def send_files(client: "Client", session: str, files: Sequence[Path]) -> list[Json]:
+    """Send `files` to a session; return their readings, which begin in the background."""
     from fluvial.cli.client import session_path
 
-    path = session_path(session, "readings")
-    started = [client.upload(path, file) for file in files]
+    return [client.upload(session_path(session, "readings"), file) for file in files]
+
+
+def watch(client: "Client", session: str, started: Sequence[Json]) -> bool:
+    """Follow readings to their end and print the gain; tell whether all came to it."""
     try:
         ended = _follow(client, session, [reading["id"] for reading in started])
     except KeyboardInterrupt:

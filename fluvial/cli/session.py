@@ -201,9 +201,9 @@ def _set_learning(session: str, learning: str, url: str | None, config_file: Pat
 
 def _connect(url: str | None, config_file: Path | None) -> "Client":
     settings = load_settings(config_file)
-    from fluvial.cli.client import Client, choose_url
+    from fluvial.cli.client import connect
 
-    return Client(choose_url(url, settings=settings))
+    return connect(url, settings=settings)
 
 
 def _write(file: Path, data: bytes, force: bool) -> None:

@@ -104,7 +104,7 @@ def _stream(client: httpx2.Client, item: Item, partial: Partial, progress: Progr
             _restart(partial, progress)
             raise _Interrupted("the server refused to go on from there")
         total = _accept(response, item, partial, progress)
-        # Blocks as they come: with a set size, what waits for the rest is lost when the line breaks.
+        # Blocks as they come: with a set size, what waits for the rest is lost when it breaks.
         for block in response.iter_raw():
             partial.append(block)
             progress.advance(len(block))
