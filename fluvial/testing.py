@@ -52,6 +52,11 @@ MODEL = ModelInfo(
 class ByteTokenizer:
     """One token per byte of UTF-8."""
 
+    vocab_size = 256
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 

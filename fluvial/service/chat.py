@@ -43,6 +43,7 @@ class Chat:
         self._history = history
         self._reader = reader
         self._hub = hub
+        self._token_bytes = prompt.measure_tokens(engine)
         self._claims: dict[str, _Claim] = {}
         self._loose: set[_Claim] = set()
 
@@ -57,6 +58,7 @@ class Chat:
 
         Raises ContextLengthError or BusyError before anything is generated.
         """
+        prompt.check_size(messages, engine=self._engine, token_bytes=self._token_bytes)
         generation = await asyncio.to_thread(
             self._engine.generate, messages, sampling=sampling, lane=lane
         )
@@ -132,8 +134,10 @@ class Chat:
         session = writing.session
         stored = self._store.messages(session)
         _check_new(messages, stored=stored, parent=parent)
+        whole = [*(Message(role=each.role, content=each.content) for each in stored), *messages]
+        prompt.check_size(whole, engine=self._engine, token_bytes=self._token_bytes)
         built = prompt.build(
-            [*(Message(role=each.role, content=each.content) for each in stored), *messages],
+            whole,
             documents=self._documents(session),
             engine=self._engine,
             budget_tokens=self._settings.document_context_tokens,

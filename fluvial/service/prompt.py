@@ -7,6 +7,7 @@ before it stays word for word the same, so that the engine's cached prefix goes 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fluvial.errors import ContextLengthError
 from fluvial.retrieve.passage import Passage, select
 from fluvial.service.protocol import Engine
 from fluvial.types import Message
@@ -18,6 +19,9 @@ FRAME_TOKENS = 48
 """Room for the words around the passages; long names may need more."""
 
 TRIES = 3
+
+COMPOSED = 3
+"""Unicode's composition, which some tokenizers begin with, makes text at most this much shorter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,28 @@ def build(
             return Prompt(messages=prompt, passages=_note(chosen, names=names, engine=engine))
         left -= excess
     return Prompt(messages=tuple(messages))
+
+
+def measure_tokens(engine: Engine) -> int:
+    """Return the length in bytes of the longest token in the engine's vocabulary."""
+    tokenizer = engine.tokenizer
+    return max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+
+
+def check_size(messages: Sequence[Message], *, engine: Engine, token_bytes: int) -> None:
+    """Refuse at once what can't fit even if all its tokens were of the longest, `token_bytes`.
+
+    Tokenising megabytes takes seconds, for which everyone else would wait. Raises
+    ContextLengthError.
+    """
+    size = sum(len(message.content.encode()) for message in messages)
+    least_tokens = size // (token_bytes * COMPOSED)
+    if least_tokens >= engine.context_tokens:
+        raise ContextLengthError(
+            f"your messages have {size} bytes, which are more than {least_tokens} tokens; this "
+            f"model takes at most {engine.context_tokens}, answer included",
+            param="messages",
+        )
 
 
 def frame(question: str, *, passages: Sequence[tuple[str, str]]) -> str:

@@ -10,6 +10,11 @@ LearnerState = Literal["starting", "ready", "restarting", "off"]
 
 
 class Tokenizer(Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
     def encode(self, text: str) -> list[int]: ...
 
 

@@ -5,6 +5,7 @@ from any. Those that are `async` belong on the event loop, and there only.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,10 @@ from fluvial.types import (
 
 NAME_CHARS = 255
 """Longest name of a document, and longest title of a session."""
+
+
+# What could make a name look like another one: controls, and marks that turn the writing direction.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Service:
@@ -329,6 +334,6 @@ def _check_name(name: str, *, param: str) -> str:
     name = " ".join(name.split())
     if len(name) > NAME_CHARS:
         raise InputError(f"{param} has {len(name)} characters; at most {NAME_CHARS}", param=param)
-    if not name.isprintable():
+    if _CONTROLS.search(name):
         raise InputError(f"{param} holds control characters", param=param)
     return name

@@ -61,6 +61,8 @@ def test_scores_are_bits_per_byte_and_can_be_asked_for_after_an_index(server: Ru
     [
         ("a.md", "# Über\n\nText".encode(), "# Über\n\nText"),
         ("noext", b"plain", "plain"),
+        ("管理员手册.txt", "网络".encode(), "网络"),
+        ("family \U0001f468\u200d\U0001f469 plan.txt", b"plan", "plan"),
         ("C:\\docs\\b.txt", b"windows\r\nlines", "windows\nlines"),
         ("../../etc/c.txt", b"path", "path"),
     ],

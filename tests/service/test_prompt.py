@@ -1,9 +1,11 @@
 """The prompt: passages beside the question only, and never at the cost of the conversation."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluvial.service.prompt import Document, Prompt, build, frame
+from fluvial.errors import ContextLengthError
+from fluvial.service.prompt import Document, Prompt, build, check_size, frame, measure_tokens
 from fluvial.testing import ScriptedEngine
 from fluvial.types import Message
 
@@ -63,6 +65,15 @@ def test_whatever_fits_without_passages_fits_with_them(
         assert engine.count(built.messages) + (answer or 256) <= engine.context_tokens
     else:
         assert built.messages == tuple(messages)
+
+
+def test_what_can_not_fit_is_refused_before_it_is_tokenised() -> None:
+    engine = ScriptedEngine(context_tokens=1000)
+    longest = measure_tokens(engine)
+    assert longest == 1
+    check_size([Message(role="user", content="é" * 1499)], engine=engine, token_bytes=longest)
+    with pytest.raises(ContextLengthError, match="3000 bytes"):
+        check_size([Message(role="user", content="é" * 1500)], engine=engine, token_bytes=longest)
 
 
 def test_the_frame_names_each_document_once_per_passage() -> None:
