@@ -23,7 +23,8 @@ class Bar:
         self._console = Console(stderr=True, highlight=False)
         self._rich: Progress | None = None
         self._label, self._total, self._done, self._shown = "", None, 0, 0
-        self._began_s, self._began_at = 0.0, 0
+        self._began_s = 0.0
+        self._left_s: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -40,23 +41,25 @@ class Bar:
         """Begin a new bar; an earlier one is left as it stands."""
         self._stop()
         self._label, self._total, self._done, self._shown = clean(label), total, 0, 0
-        self._began_s, self._began_at = time.monotonic(), 0
+        self._began_s, self._left_s = time.monotonic(), None
         if self._console.is_terminal:
             from rich.progress import Progress
 
             self._rich = Progress(*self._columns(), console=self._console)
             self._rich.start()
-            self._rich.add_task(self._label, total=total)
+            self._rich.add_task(self._label, total=total, left="")
 
     def advance(self, count: int) -> None:
         """Move on (or back) by `count`."""
         self.reach(self._done + count, total=self._total)
 
-    def reach(self, done: int, *, total: int | None) -> None:
-        """Stand at `done` of `total`."""
-        self._done, self._total = done, total
+    def reach(self, done: int, *, total: int | None, left_s: float | None = None) -> None:
+        """Stand at `done` of `total`; `left_s` is the time left where someone else knows better."""
+        self._done, self._total, self._left_s = done, total, left_s
         if self._rich is not None:
-            self._rich.update(self._rich.task_ids[-1], completed=done, total=total)
+            left = "" if left_s is None else f"{name_duration(left_s)} left"
+            task = self._rich.task_ids[-1]
+            self._rich.update(task, completed=done, total=total, left=left)
             return
         step = self._count_steps()
         if step > self._shown:
@@ -87,7 +90,8 @@ class Bar:
             speed = self._done / elapsed_s
             text += f", {self._name(round(speed))}/s"
             if self._total and self._total > self._done:
-                text += f", {name_duration((self._total - self._done) / speed)} left"
+                left_s = self._left_s or (self._total - self._done) / speed
+                text += f", {name_duration(left_s)} left"
         return text
 
     def _name(self, count: int) -> str:
@@ -101,17 +105,13 @@ class Bar:
         from rich import progress as rich
 
         task = rich.TextColumn("{task.description}", markup=False)
-        ends = [rich.TimeRemainingColumn(compact=True)]
         if self._unit == "B":
-            return [
-                task,
-                rich.BarColumn(),
-                rich.DownloadColumn(),
-                rich.TransferSpeedColumn(),
-                *ends,
-            ]
+            sizes = rich.DownloadColumn()
+            left = rich.TimeRemainingColumn(compact=True)
+            return [task, rich.BarColumn(), sizes, rich.TransferSpeedColumn(), left]
         count = rich.TextColumn("{task.completed:.0f}/{task.total} " + self._unit, markup=False)
-        return [task, rich.BarColumn(), count, *ends]
+        left = rich.TextColumn("{task.fields[left]}", markup=False)
+        return [task, rich.BarColumn(), count, left]
 
 
 class TransferBar:

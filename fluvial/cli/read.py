@@ -82,7 +82,11 @@ def _follow(client: "Client", session: str, ids: list[str]) -> list[Json]:
             reading = _find(client, session, wanted)
             bar.start(reading["name"], total=reading["tokens_total"])
             while True:
-                bar.reach(reading["tokens_read"], total=reading["tokens_total"])
+                bar.reach(
+                    reading["tokens_read"],
+                    total=reading["tokens_total"],
+                    left_s=reading.get("seconds_left"),
+                )
                 if reading["status"] in _ENDED:
                     break
                 time.sleep(POLL_S)

@@ -121,9 +121,10 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: Capture)
     monkeypatch.setenv("TERM", "xterm-256color")
     with Bar(unit="tokens") as bar:
         bar.start("a [b]bold[/b] name", total=100)
-        bar.reach(50, total=100)
+        bar.reach(50, total=100, left_s=75)
         bar.note("[red]as it is[/red]")
     err = capsys.readouterr().err
     assert "a [b]bold[/b] name" in err
     assert "50/100 tokens" in err
+    assert "1 min 15 s left" in err
     assert "[red]as it is[/red]" in err
