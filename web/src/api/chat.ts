@@ -36,8 +36,8 @@ export async function* ask(question: Question, signal: AbortSignal): AsyncGenera
   const response = await request('/v1/chat/completions', init);
   if (!response.body) throw new RequestError('', 0, 'unreachable');
   for await (const event of readEvents(response.body)) {
-    if (event.data === '[DONE]') return;
-    yield readChunk(JSON.parse(event.data) as Chunk);
+    // The body is read to its end even so: leaving it early would count as a broken connection.
+    if (event.data !== '[DONE]') yield readChunk(JSON.parse(event.data) as Chunk);
   }
 }
 

@@ -228,7 +228,7 @@ export const en = {
     smoothed: (n: number) => `bold: mean of ${n} parts`,
     part: (n: number) => `Part ${n}`,
     tokens: (from: string, to: string) => `tokens ${from}–${to}`,
-    version: (n: number) => (n === 0 ? 'base model' : `version ${n}`),
+    version: (n: number) => `version ${n}`,
     change: 'difference',
     newVersion: (n: number) => (n === 0 ? 'The base model takes over' : `Version ${n} takes over`),
     table: 'The same as a table',

@@ -222,7 +222,7 @@ export const zh: Texts = {
     smoothed: (n) => `粗线：${n} 个部分的平均`,
     part: (n) => `第 ${n} 部分`,
     tokens: (from, to) => `词元 ${from}–${to}`,
-    version: (n) => (n === 0 ? '基础模型' : `版本 ${n}`),
+    version: (n) => `版本 ${n}`,
     change: '差异',
     newVersion: (n) => (n === 0 ? '基础模型开始生效' : `版本 ${n} 开始生效`),
     table: '表格形式',

@@ -17,6 +17,11 @@ class Layout {
     return this.#compact.current;
   }
 
+  /** A drawer or sheet lies over the page. */
+  get hasModal(): boolean {
+    return (this.isPhone && this.drawerOpen) || (this.isCompact && this.sheetOpen);
+  }
+
   get panelOpen(): boolean {
     return this.isCompact ? this.sheetOpen : preference.panelOpen;
   }
