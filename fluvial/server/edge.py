@@ -53,6 +53,8 @@ class Edge:
             self._check(scope)
             await self._app(scope, receive, answer.send)
         except FluvialError as error:
+            if answer.started:
+                raise
             await respond(error)(scope, receive, answer.send)
         except ClientDisconnect:
             return  # it left while it was still sending: nobody waits for an answer

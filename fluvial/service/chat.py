@@ -10,9 +10,10 @@ from fluvial.service import prompt
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, Generation, History, Reader
 from fluvial.service.state import last_id, make_title
-from fluvial.service.turn import Receipt, Turn
+from fluvial.service.turn import Turn
+from fluvial.service.writing import Writing
 from fluvial.store import UNSET, Store, Unset
-from fluvial.types import FinishReason, Message, Sampling, Session, StoredMessage
+from fluvial.types import Message, Sampling, Session, StoredMessage
 
 LEARN_TOKENS = 32
 """Shortest message that is learned from. A "thanks" says next to nothing of how its writer writes;
@@ -81,7 +82,7 @@ class Chat:
         stored then.
         """
         claim = self.claim(session)
-        writing = _Writing(self._store, hub=self._hub, session=session)
+        writing = Writing(self._store, hub=self._hub, session=session)
         try:
             generation = await asyncio.to_thread(
                 self._begin, writing, messages=messages, parent=parent, sampling=sampling
@@ -125,7 +126,7 @@ class Chat:
 
     def _begin(
         self,
-        writing: "_Writing",
+        writing: Writing,
         *,
         messages: Sequence[Message],
         parent: str | None | Unset,
@@ -149,7 +150,7 @@ class Chat:
             built.messages,
             sampling=sampling,
             lane=session.id,
-            adapter=lambda: self._history.adapter(writing.refresh()),
+            adapter=lambda: writing.adapter(self._history),
         )
         try:
             users = writing.store(messages, parent=parent, passages=built.passages)
@@ -190,7 +191,7 @@ class Chat:
             self._hub.publish("reading", session, reading)
         self._reader.wake()
 
-    def _end(self, writing: "_Writing") -> None:
+    def _end(self, writing: Writing) -> None:
         self.release(writing.session)
         self._hub.publish("session", writing.session, writing.session)
 
@@ -213,69 +214,6 @@ class _Claim:
         self._stopped = True
         if self.turn is not None:
             self.turn.cancel()
-
-
-class _Writing:
-    """The record of one answer: the session as it is now, and the message being written."""
-
-    def __init__(self, store: Store, *, hub: Hub, session: Session) -> None:
-        self.session = session
-        self._store = store
-        self._hub = hub
-        self._answer: StoredMessage
-        self._question: StoredMessage
-        self._passages: tuple[prompt.PassageNote, ...] = ()
-        self._seen = hub.revision(session.id)
-
-    def refresh(self) -> Session:
-        """Return the session as it is now. Asked between tokens: it reads the store only after a
-        change."""
-        revision = self._hub.revision(self.session.id)
-        if revision != self._seen:
-            self._seen = revision
-            self.session = self._store.session(self.session.id, owner=self.session.owner)
-        return self.session
-
-    def store(
-        self,
-        messages: Sequence[Message],
-        *,
-        parent: str | None | Unset,
-        passages: tuple[prompt.PassageNote, ...],
-    ) -> list[StoredMessage]:
-        """Store what is new and an empty answer. Returns the user's messages."""
-        if not self.session.title:
-            title = make_title(messages[-1].content)
-            self.session = self._store.update_session(self.session, title=title)
-        stored, answer = self._store.append_turn(
-            self.session, messages=messages, parent=parent, version=self.session.version
-        )
-        self._question, self._answer, self._passages = stored[-1], answer, passages
-        for message in (*stored, answer):
-            self._hub.publish("message", self.session, message)
-        return [message for message in stored if message.role == "user"]
-
-    @property
-    def receipt(self) -> Receipt:
-        return Receipt(
-            session=self.session.id,
-            user_message=self._question.id,
-            message=self._answer.id,
-            version=self.session.version,
-            passages=self._passages,
-        )
-
-    async def flush(self, text: str) -> None:
-        await asyncio.to_thread(self._update, text, finish=None)
-
-    async def finish(self, text: str, *, finish: FinishReason) -> None:
-        message = await asyncio.to_thread(self._update, text, finish=finish)
-        self._hub.publish("message", self.session, message)
-
-    def _update(self, text: str, *, finish: FinishReason | None) -> StoredMessage:
-        return self._store.update_message(
-            self._answer, content=text, finish=finish, version=self.session.version
-        )
 
 
 def _check_new(

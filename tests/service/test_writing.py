@@ -1,0 +1,59 @@
+"""The record of an answer: which adapter is in force, asked between tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fluvial.service.writing import Writing
+from fluvial.testing import Rig, ScriptedHistory, make_rig
+from fluvial.types import Session
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = make_rig(tmp_path)
+    yield rig
+    rig.service.close()
+
+
+def learn(rig: Rig, session: Session) -> Session:
+    reading = rig.store.create_reading(session, kind="document", name="a", text="text")
+    return ScriptedHistory(rig.store).save(session, reading=reading, tokens_read=4)
+
+
+def test_the_store_is_read_only_after_a_change(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = rig.service.create_session(owner="local")
+    history = ScriptedHistory(rig.store)
+    writing = Writing(rig.store, hub=rig.hub, session=session)
+    reads: list[str] = []
+    find = rig.store.session
+
+    def note(id: str, *, owner: str) -> Session:
+        reads.append(id)
+        return find(id, owner=owner)
+
+    monkeypatch.setattr(rig.store, "session", note)
+    assert [writing.adapter(history) for _ in range(5)] == [None] * 5
+    assert reads == []
+    learned = learn(rig, session)
+    rig.hub.publish("version", learned, learned)
+    keys = [writing.adapter(history) for _ in range(5)]
+    assert [adapter.key for adapter in keys if adapter] == [f"{session.id}/1"] * 5
+    assert len(reads) == 1
+
+
+def test_a_version_that_was_just_forgotten_gives_way_to_the_one_in_force(rig: Rig) -> None:
+    session = learn(rig, rig.service.create_session(owner="local"))
+
+    class Strict(ScriptedHistory):
+        def adapter(self, session: Session) -> "object":
+            if session.version:
+                rig.store.version(session, session.version)
+            return super().adapter(session)
+
+    history = Strict(rig.store)
+    writing = Writing(rig.store, hub=rig.hub, session=session)
+    assert writing.adapter(history) is not None
+    rig.store.forget(session)
+    assert writing.adapter(history) is None
