@@ -179,7 +179,7 @@ class Registry:
         work.mkdir(parents=True, exist_ok=True)
         content = 0 if link else (entry.bytes or plan.content_bytes or 0)
         needed = content + plan.scratch_bytes - _measure(work)
-        require_space(work, needed_bytes=max(0, needed))
+        require_space(self.folder, needed_bytes=max(0, needed))
         delivery = source.deliver(work, progress=progress)
         try:
             _check(entry, delivery)
