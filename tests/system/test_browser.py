@@ -1,0 +1,148 @@
+"""The main job, in a real browser with the small real model: chat, stop, read, learn, undo, come back."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.pdf import write_pdf
+from tests.system.browser import Visit, find_chromium, open_page
+from tests.system.live import Live, install, run_live
+
+MODEL = "smollm2-135m-instruct"
+PAGES, PAGE_LINES = 30, 60
+PATIENCE_MS = 300_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.model,
+    pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(small_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    data_dir = tmp_path_factory.mktemp("data")
+    install(data_dir, small_model_path, name=MODEL)
+    with run_live(data_dir, model=MODEL) as live:
+        yield live
+
+
+@pytest.fixture
+def visit(server: Live) -> Iterator[Visit]:
+    with open_page(server.url) as visit:
+        visit.page.set_default_timeout(60_000)
+        yield visit
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real 30-page PDF: a part of the Python manual."""
+    text = "\n".join(topics[key] for key in sorted(topics))
+    lines = [line for line in text.encode("ascii", "ignore").decode().splitlines() if line.strip()]
+    pages = ["\n".join(lines[i * PAGE_LINES : (i + 1) * PAGE_LINES]) for i in range(PAGES)]
+    return write_pdf(tmp_path_factory.mktemp("pdf") / "manual.pdf", pages)
+
+
+def test_chat_stop_read_learn_undo_and_come_back(
+    server: Live, visit: Visit, document: Path
+) -> None:
+    _chat(visit)
+    _stop_midway(visit)
+    _drop(visit, document)
+    _watch_it_learn(visit)
+    _undo(visit)
+    _reload(visit)
+    assert all(address.startswith(server.url) for address in visit.addresses)
+    assert visit.complaints == []
+
+
+def test_the_keyboard_is_enough(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_test_id("composer").focus()
+    page.keyboard.type("Say hello.")
+    page.keyboard.press("Enter")
+    answer = page.get_by_test_id("message-assistant").last
+    expect(answer).to_have_attribute("data-finish", re.compile("stop|length"), timeout=PATIENCE_MS)
+    page.keyboard.press("Tab")
+    focused = page.evaluate("document.activeElement?.tagName")
+    assert focused in ("BUTTON", "A", "INPUT", "SUMMARY", "TEXTAREA")
+
+
+@pytest.mark.parametrize("language", ["en-GB", "zh-CN"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_needs_no_sideways_scroll(server: Live, language: str, dark: bool) -> None:
+    with open_page(server.url, width=360, height=740, dark=dark, language=language) as visit:
+        page = visit.page
+        expect(page.get_by_test_id("composer")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate("document.documentElement.lang").startswith(language[:2])
+        page.get_by_test_id("drawer-toggle").click()
+        expect(page.get_by_test_id("new-session").last).to_be_visible()
+        assert visit.complaints == []
+
+
+def _chat(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_test_id("composer").fill("What is the capital of France? Answer in one sentence.")
+    page.get_by_test_id("send").click()
+    answer = page.get_by_test_id("message-assistant").first
+    expect(answer).to_have_attribute("data-finish", re.compile("stop|length"), timeout=PATIENCE_MS)
+    assert len(answer.inner_text()) > 10
+
+
+def _stop_midway(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_test_id("composer").fill("Write a very long story about a river, in many chapters.")
+    page.get_by_test_id("composer").press("Enter")
+    answer = page.get_by_test_id("message-assistant").nth(1)
+    expect(answer).to_have_text(re.compile(r"\w+ \w+ \w+"), timeout=PATIENCE_MS)
+    page.get_by_test_id("stop").click()
+    expect(answer).to_have_attribute("data-finish", "cancelled")
+    expect(page.get_by_test_id("send")).to_be_visible()
+
+
+def _drop(visit: Visit, document: Path) -> None:
+    page = visit.page
+    visit.drop_file(document)
+    card = page.get_by_test_id("reading-card").first
+    expect(card).to_contain_text("manual.pdf")
+    expect(page.get_by_test_id("reading-progress").first).to_be_visible()
+
+
+def _watch_it_learn(visit: Visit) -> None:
+    page = visit.page
+    if not page.get_by_test_id("panel").is_visible():
+        page.get_by_test_id("panel-toggle").click()
+    expect(page.get_by_test_id("version-item").first).to_be_visible(timeout=PATIENCE_MS)
+    assert page.get_by_test_id("chart-point").count() >= 8
+    expect(page.get_by_test_id("headline")).to_contain_text("%")
+
+
+def _undo(visit: Visit) -> None:
+    page = visit.page
+    page.locator('[data-testid="undo-version"][data-version="0"]').click()
+    page.get_by_test_id("confirm-yes").click()  # the reading under way stops: it asks first
+    expect(page.locator('[data-testid="version-item"][data-current="true"]')).to_have_count(
+        0, timeout=PATIENCE_MS
+    )
+    # What was under way stopped, and kept what it had learned as versions that can be used again.
+    expect(page.get_by_test_id("reading-stop")).to_have_count(0)
+
+
+def _reload(visit: Visit) -> None:
+    page = visit.page
+    messages = page.get_by_test_id("message-assistant").all_inner_texts()
+    versions = page.get_by_test_id("version-item").count()
+    points = page.get_by_test_id("chart-point").count()
+    page.reload()
+    expect(page.get_by_test_id("message-assistant")).to_have_count(len(messages))
+    assert page.get_by_test_id("message-assistant").all_inner_texts() == messages
+    expect(page.get_by_test_id("message-user")).to_have_count(2)
+    if not page.get_by_test_id("panel").is_visible():
+        page.get_by_test_id("panel-toggle").click()
+    expect(page.get_by_test_id("version-item")).to_have_count(versions)
+    expect(page.get_by_test_id("chart-point")).to_have_count(points)
