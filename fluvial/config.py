@@ -25,27 +25,50 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(platformdirs.user_data_dir("fluvial", appauthor=False)),
         description="Where models, sessions and versions live.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
-    port: int = Field(8420, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; loopback unless told otherwise."
+    )
+    port: int = Field(
+        8420, ge=0, le=65535, description="Port to listen on; 0 lets the system choose."
+    )
     api_key: SecretStr | None = Field(
-        None, min_length=16, description="Key that every request must bring; needed beyond loopback."
+        None,
+        min_length=16,
+        description="Key that every request must bring; needed beyond loopback.",
     )
     model: str = Field(DEFAULT_MODEL, description="Name of an installed or catalogue model.")
-    offline: bool = Field(False, description="Never use the network; a model that is missing is an error.")
+    offline: bool = Field(
+        False, description="Never use the network; a model that is missing is an error."
+    )
     threads: int = Field(0, ge=0, le=256, description="Decoding threads; 0 measures at start.")
     learner_threads: int = Field(0, ge=0, le=256, description="Learner threads; 0 lets it choose.")
     context_tokens: int = Field(
-        4096, ge=256, le=1_048_576, description="Longest conversation, capped by the model's own limit."
+        4096,
+        ge=256,
+        le=1_048_576,
+        description="Longest conversation, capped by the model's own limit.",
     )
     document_context_tokens: int = Field(
-        512, ge=0, le=65_536, description="Most tokens of matching passages shown beside a question."
+        512,
+        ge=0,
+        le=65_536,
+        description="Most tokens of matching passages shown beside a question.",
     )
-    queue_limit: int = Field(64, ge=1, le=10_000, description="Answers that may wait for the engine.")
+    answer_tokens: int = Field(
+        1024, ge=1, description="Longest answer where a request names no max_tokens."
+    )
+    queue_limit: int = Field(
+        64, ge=1, le=10_000, description="Answers that may wait for the engine."
+    )
     learning: bool = Field(True, description="Whether new sessions learn from what they read.")
     rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")
-    chunk_tokens: int = Field(256, ge=16, le=4096, description="Tokens scored, then learned from, at once.")
-    window_tokens: int = Field(256, ge=0, le=8192, description="Tokens of context before each chunk.")
+    chunk_tokens: int = Field(
+        256, ge=16, le=4096, description="Tokens scored, then learned from, at once."
+    )
+    window_tokens: int = Field(
+        256, ge=0, le=8192, description="Tokens of context before each chunk."
+    )
     version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest JSON request.")
     max_document_bytes: int = Field(32 * 2**20, ge=1024, description="Largest document.")

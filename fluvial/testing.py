@@ -82,6 +82,7 @@ class ScriptedEngine:
     name = MODEL.name
 
     def __init__(self, *, context_tokens: int = 2048) -> None:
+        self.forgotten: list[str] = []
         self.context_tokens = context_tokens
         self.tokenizer = ByteTokenizer()
         self.reply: Callable[[Sequence[Message]], str] = lambda messages: (
@@ -97,6 +98,9 @@ class ScriptedEngine:
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content.encode()) + 4 for message in messages)
+
+    def forget(self, lane: str) -> None:
+        self.forgotten.append(lane)
 
     def generate(
         self,

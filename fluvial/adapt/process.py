@@ -4,6 +4,7 @@ The server never loads torch, and a crash or a leak of the learner can't take it
 under way raises LearnerError, what was saved stays, and the next request finds a new process.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from fluvial.adapt.frame import ClosedError, read_frame, write_frame
 from fluvial.adapt.rule import ChunkResult, Rule
 from fluvial.errors import LearnerError
 from fluvial.model.adapter import Tensors
+
+log = logging.getLogger(__name__)
 
 State = Literal["starting", "ready", "restarting", "off"]
 CLOSE_TIMEOUT_S = 2.0
@@ -46,8 +49,7 @@ class LearnerProcess:
 
     def start(self) -> None:
         """Begin starting the process; returns at once. The first request waits until it is ready."""
-        with self._lock:
-            self._spawn()
+        threading.Thread(target=self._begin, name="learner start", daemon=True).start()
 
     def load(self, session: str, tensors: Tensors | None) -> None:
         """Make `tensors` (None: the base) the session's live state."""
@@ -86,6 +88,14 @@ class LearnerProcess:
         with self._lock:
             self._release(process)
 
+    def _begin(self) -> None:
+        with self._lock:
+            try:
+                self._spawn()
+                self._greet()
+            except (ClosedError, LearnerError, ValueError):
+                self._lose()  # the first request tries again, and tells its caller
+
     def _ask(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
         with self._lock:
             if self._process is None:
@@ -103,12 +113,17 @@ class LearnerProcess:
 
     def _exchange(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         process = cast("subprocess.Popen[bytes]", self._process)
-        requests, replies = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+        self._greet()
+        write_frame(cast(BinaryIO, process.stdin), header, body)
+        return read_frame(cast(BinaryIO, process.stdout))
+
+    def _greet(self) -> None:
+        """Wait until the process says that it is ready."""
+        process = cast("subprocess.Popen[bytes]", self._process)
         if self.state != "ready":
-            read_frame(replies)
+            reply, _ = read_frame(cast(BinaryIO, process.stdout))
+            log.info("the learner is ready, on %s threads: %s", reply["threads"], reply["timings"])
             self.state = "ready"
-        write_frame(requests, header, body)
-        return read_frame(replies)
 
     def _spawn(self) -> None:
         if self._closed:

@@ -3,7 +3,6 @@
 It runs at low priority, so that decoding keeps its cores, and ends when its parent does.
 """
 
-import json
 import os
 import statistics
 import sys
@@ -41,9 +40,11 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     learner = Learner(
         open_checkpoint(Path(header["path"]), sha256=header["sha256"]), rule=Rule(**header["rule"])
     )
-    threads = header["threads"] or _measure_threads(learner)
+    threads, timings = header["threads"], {}
+    if not threads:
+        threads, timings = _measure_threads(learner)
     learner.use_threads(threads)
-    write_frame(replies, {"ready": True, "threads": threads})
+    write_frame(replies, {"ready": True, "threads": threads, "timings": timings})
     while True:
         header, body = read_frame(requests)
         write_frame(replies, *_answer(learner, header, body))
@@ -85,8 +86,11 @@ _ACTIONS: dict[str, Callable[[Learner, dict[str, Any], bytes], Reply]] = {
 }
 
 
-def _measure_threads(learner: Learner, *, rounds: int = 3) -> int:
-    """Choose between one thread and all of ours by timing short readings; fewer wins near a tie."""
+def _measure_threads(learner: Learner, *, rounds: int = 3) -> tuple[int, dict[int, float]]:
+    """Choose how many threads by timing short readings; fewer wins near a tie.
+
+    Returns the choice and the median seconds of each candidate.
+    """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -101,8 +105,7 @@ def _measure_threads(learner: Learner, *, rounds: int = 3) -> int:
     medians = {count: statistics.median(values) for count, values in times.items()}
     best = min(medians.values())
     chosen = next(count for count in candidates if medians[count] <= best * 1.05)
-    print(json.dumps({"learner_threads": chosen, "median_s": medians}), file=sys.stderr)  # noqa: T201
-    return chosen
+    return chosen, medians
 
 
 if __name__ == "__main__":

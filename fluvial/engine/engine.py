@@ -47,11 +47,13 @@ class Engine:
         template: "Template",
         queue_limit: int = 64,
         prefill_tokens: int = 64,
+        answer_tokens: int = 1024,
         cache_tokens: int | None = None,
     ) -> None:
         """Start the thread.
 
-        `queue_limit`: answers that may wait. `prefill_tokens`: tokens of a prompt read in one step;
+        `queue_limit`: answers that may wait. `answer_tokens`: the longest answer to a request that
+        names no `max_tokens`. `prefill_tokens`: tokens of a prompt read in one step;
         a cancel waits for one. `cache_tokens`: capacity of all caches together (see prefix.py).
         """
         self.name = name
@@ -60,6 +62,7 @@ class Engine:
         self.template = template
         self._decoder = decoder
         self._prefill_tokens = prefill_tokens
+        self._answer_tokens = answer_tokens
         budget = CACHED_CONTEXTS * decoder.context_tokens if cache_tokens is None else cache_tokens
         self._prefixes = PrefixStore(decoder, budget_tokens=budget)
         self._queue: FairQueue[Generation] = FairQueue(queue_limit)
@@ -125,6 +128,7 @@ class Engine:
         if running is not None:
             running.cancel()
         self._thread.join()
+        self.template.close()
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +157,7 @@ class Engine:
                 f"most {room} here",
                 param="max_tokens",
             )
-        return room if max_tokens is None else max_tokens
+        return min(room, self._answer_tokens) if max_tokens is None else max_tokens
 
     def _withdraw(self, generation: Generation) -> None:
         """End a cancelled answer here if it still waits; else the thread sees the cancel itself."""

@@ -165,7 +165,7 @@ class Chat:
             return []
         found: list[prompt.Document] = []
         for reading in self._store.readings(session):
-            if reading.kind != "document" or reading.status in ("cancelled", "failed"):
+            if reading.kind != "document":
                 continue
             try:
                 text = self._store.reading_text(reading)

@@ -312,6 +312,7 @@ class Service:
     def _delete(self, session: Session) -> None:
         self._stop_readings(session)
         self._store.delete_session(session)
+        self._engine.forget(session.id)
         self._counts.pop(session.id, None)
 
     def _stop_readings(self, session: Session) -> None:

@@ -80,6 +80,7 @@ def open_engine(checkpoint: Checkpoint, *, name: str, settings: Settings) -> Eng
         tokenizer=open_tokenizer(checkpoint),
         template=open_template(checkpoint),
         queue_limit=settings.queue_limit,
+        answer_tokens=settings.answer_tokens,
     )
     log.info("%s runs on %d threads after %.1f s", name, threads, time.monotonic() - begun_s)
     return engine

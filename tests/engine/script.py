@@ -31,6 +31,9 @@ class ByteTokenizer:
 
 
 class PlainTemplate:
+    def close(self) -> None:
+        """Nothing to close."""
+
     def encode(self, messages: Sequence[Message], *, tokenizer: ByteTokenizer) -> list[int]:
         return [token for message in messages for token in tokenizer.encode(message.content)]
 

@@ -480,3 +480,9 @@ def test_hundred_quick_requests_leave_nothing_behind():
 def test_double_follows_its_own_contract():
     assert ByteTokenizer().token_bytes(65) == b"A"
     assert ByteTokenizer().token_bytes(256) == b""
+
+
+def test_an_answer_without_max_tokens_ends_at_the_engines_own_limit():
+    with start(ScriptDecoder(lambda _: b"a" * 500), answer_tokens=20) as engine:
+        text, last = read(ask(engine, "hi"))
+    assert (text, last.finish) == ("a" * 20, "length")
