@@ -1,9 +1,10 @@
 """The server's side of the learner process: starts it, asks it, starts it again when it dies.
 
-The server never loads torch, and a crash or a leak of the learner can't take it down: a request that was
+The server never loads torch, and a crash or a leak of the learner can't take it down: a request
 under way raises LearnerError, what was saved stays, and the next request finds a new process.
 """
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -48,7 +49,7 @@ class LearnerProcess:
         self._closed = False
 
     def start(self) -> None:
-        """Begin starting the process; returns at once. The first request waits until it is ready."""
+        """Begin to start the process; return at once. The first request waits until it is ready."""
         threading.Thread(target=self._begin, name="learner start", daemon=True).start()
 
     def load(self, session: str, tensors: Tensors | None) -> None:
@@ -59,7 +60,7 @@ class LearnerProcess:
     def read(
         self, session: str, *, context: Sequence[int], chunk: Sequence[int], learn: bool
     ) -> ChunkResult:
-        """Score a chunk and perhaps learn from it; see `Learner.read`. The session must be loaded."""
+        """Score a chunk and perhaps learn from it (`Learner.read`). The session must be loaded."""
         header = {"do": "read", "session": session, "context": [*context], "chunk": [*chunk]}
         reply, _ = self._ask({**header, "learn": learn})
         return ChunkResult(**reply)
@@ -73,7 +74,7 @@ class LearnerProcess:
         self._ask({"do": "drop", "session": session})
 
     def close(self) -> None:
-        """End the process. Safe to call while a request is under way: that request raises LearnerError."""
+        """End the process. Safe at any time: a request that is under way raises LearnerError."""
         self._closed = True
         self.state = "off"
         process = self._process
@@ -132,7 +133,7 @@ class LearnerProcess:
             return
         self.state = "restarting" if self.generation else "starting"
         self.generation += 1
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "fluvial.adapt.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -154,8 +155,6 @@ class LearnerProcess:
     def _release(self, process: subprocess.Popen[bytes]) -> None:
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         self._process = None

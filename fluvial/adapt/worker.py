@@ -3,6 +3,7 @@
 It runs at low priority, so that decoding keeps its cores, and ends when its parent does.
 """
 
+import contextlib
 import os
 import statistics
 import sys
@@ -29,10 +30,8 @@ def main() -> None:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the frames
     os.nice(NICENESS)
-    try:
+    with contextlib.suppress(ClosedError, KeyboardInterrupt):
         _serve(requests, replies)
-    except (ClosedError, KeyboardInterrupt):
-        pass
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:

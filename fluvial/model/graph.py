@@ -10,14 +10,15 @@ Inputs, with b sequences of s new tokens each, c the capacity of the caches, r t
     layers.N.GROUP.a, .b  float32 [b, inputs, r], [b, r, outputs]
     layers.N.scale        float32 [b, 1, mlp width]  one plus the adapter's gain
 
-Outputs: `logits` float32 [k, vocabulary] and `present.N.key`, `.value`, which are bound to the past's own
-buffers, so that a step writes its keys and values in place.
+Outputs: `logits` float32 [k, vocabulary] and `present.N.key`, `.value`, which are bound to the
+past's own buffers, so that a step writes its keys and values in place.
 
 Operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -39,7 +40,7 @@ Progress = Callable[[float], None]
 def build(
     checkpoint: Checkpoint, *, folder: Path, positions: int, progress: Progress | None = None
 ) -> None:
-    """Write `graph.onnx` and `weights.bin` into `folder`, for sequences of up to `positions` tokens."""
+    """Write `graph.onnx` and `weights.bin` to `folder`, for sequences up to `positions` tokens."""
     with (folder / WEIGHTS_FILE).open("wb") as weights:
         builder = _Builder(checkpoint, weights_file=_WeightsFile(weights), positions=positions)
         model = builder.build(progress or (lambda _: None))
@@ -49,11 +50,11 @@ def build(
 class _WeightsFile:
     """Appends arrays to the file of external data, page-aligned so that they can be mapped."""
 
-    def __init__(self, file) -> None:  # noqa: ANN001
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._at = 0
 
-    def add(self, name: str, array: NDArray) -> TensorProto:
+    def add(self, name: str, array: NDArray[Any]) -> TensorProto:
         padding = -self._at % _ALIGNMENT
         data = np.ascontiguousarray(array).tobytes()
         self._file.write(b"\0" * padding)
@@ -115,9 +116,13 @@ class _Builder:
         self._weight(name, self._checkpoint.vector(name))
         epsilon = self._declaration.norm_epsilon
         if branch is None:
-            attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
             out = self._node(
-                "SimplifiedLayerNormalization", [residual, name], f"{name}.out", **attributes
+                "SimplifiedLayerNormalization",
+                [residual, name],
+                f"{name}.out",
+                axis=-1,
+                epsilon=epsilon,
+                stash_type=1,
             )
             return out, residual
         outputs = [f"{name}.out", "", "", f"{name}.sum"]
@@ -198,7 +203,7 @@ class _Builder:
         return self._node("Add", [base, self._correction(name, packed.minimum, x)], f"{name}.exact")
 
     def _correction(self, name: str, minimum: NDArray[np.float32], x: str) -> str:
-        """Add each block's minimum times the sum of its inputs: the part that integers can't carry."""
+        """Add each block's minimum times the sum of its inputs, which integers can't carry."""
         shape = self._constant(
             f"{name}.blocks", np.array([0, 0, minimum.shape[0], BLOCK], np.int64)
         )
@@ -223,16 +228,16 @@ class _Builder:
         self._weight("sin", np.sin(angles).astype(np.float32))
 
     def _node(
-        self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes
+        self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any
     ) -> str:
         self._nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
         return output
 
-    def _weight(self, name: str, array: NDArray) -> str:
+    def _weight(self, name: str, array: NDArray[Any]) -> str:
         self._initializers.append(self._weights_file.add(name, array))
         return name
 
-    def _constant(self, name: str, array: NDArray) -> str:
+    def _constant(self, name: str, array: NDArray[Any]) -> str:
         self._initializers.append(onnx.numpy_helper.from_array(array, name))
         return name
 

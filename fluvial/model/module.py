@@ -56,7 +56,7 @@ class Module:
         adapter: AdapterTensors | None = None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """Run tokens int64 [s] after `past`; return hidden states [s, d] and all keys and values."""
+        """Run tokens int64 [s] after `past`; return hidden states [s, d], all keys and values."""
         start = 0 if past is None else past[0][0].shape[-2]
         x_SD = self._embedding[token_ids]
         turn = _rotary(self.declaration.layers[0].attention, start=start, length=len(token_ids))
@@ -73,8 +73,8 @@ class Module:
         return hidden_SD @ self._head.T
 
     def losses(self, hidden_SD: Tensor, targets_S: Tensor) -> Tensor:
-        """Return the loss of each target in nats, float32 [s], without holding all logits at once."""
-        return _HeadLoss.apply(hidden_SD, self._head, targets_S)  # type: ignore[no-any-return]
+        """Return each target's loss in nats, float32 [s], without holding all logits at once."""
+        return _HeadLoss.apply(hidden_SD, self._head, targets_S)
 
 
 class _Block:

@@ -1,7 +1,8 @@
 """Map a checkpoint's blocks onto the packed integers that the decoder multiplies with.
 
-A packed matrix is `scale * (q - zero)` in blocks of 32 inputs, q in 4 bits (zero 8) or 8 bits (zero 128),
-plus, where the file's format has a minimum per block, an exact correction: `minimum @ block sums of x`.
+A packed matrix is `scale * (q - zero)` in blocks of 32 inputs, q in 4 bits (zero 8) or 8 bits
+(zero 128), plus, where the file's format has a minimum per block, an exact correction:
+`minimum @ block sums of x`.
 
 | file format        | packed as | loss |
 |---|---|---|
@@ -30,8 +31,8 @@ Floats = NDArray[np.float32]
 class Packed:
     """One packed matrix.
 
-    `data` uint8 [outputs, blocks, bytes a block]; `scale` float32 [outputs, blocks]; `minimum` float32
-    [blocks, outputs] or None.
+    `data` uint8 [outputs, blocks, bytes a block]; `scale` float32 [outputs, blocks]; `minimum`
+    float32 [blocks, outputs] or None.
     """
 
     bits: int
@@ -62,8 +63,8 @@ class Packed:
 def pack(tensors: list[RawTensor]) -> Packed:
     """Pack matrices that share their input into one, rows one after another.
 
-    All become 4 bits when every one can without loss, else 8 bits. Raises ModelError when the inputs are
-    not a multiple of 32.
+    All become 4 bits when every one can without loss, else 8 bits. Raises ModelError when the
+    inputs are not a multiple of 32.
     """
     inputs = tensors[0].shape[-1]
     if inputs % BLOCK:
@@ -91,7 +92,7 @@ def _join(parts: list[Packed]) -> Packed:
 
 def _pack_4(tensor: RawTensor) -> Packed:
     q, scale, minimum = _NIBBLES[tensor.type](tensor.blocks)
-    data = q[..., 0::2] | (q[..., 1::2] << 4)
+    data = q[..., 0::2] | (q[..., 1::2] << np.uint8(4))
     return Packed(bits=4, data=data, scale=scale, minimum=minimum)
 
 
@@ -120,7 +121,7 @@ def _half(data: Bytes) -> Floats:
 
 
 def _low_high(qs: Bytes) -> Bytes:
-    return np.concatenate([qs & 15, qs >> 4], axis=-1)
+    return np.concatenate([qs & np.uint8(15), qs >> np.uint8(4)], axis=-1)
 
 
 def _q4_0(blocks: Bytes) -> tuple[Bytes, Floats, None]:
@@ -159,7 +160,7 @@ def _q5_0(blocks: Bytes) -> tuple[Bytes, Floats]:
 
 def _q8_0(blocks: Bytes) -> tuple[Bytes, Floats]:
     parts = _split(blocks, 34)
-    return parts[..., 2:] ^ 0x80, _half(parts[..., :2])
+    return parts[..., 2:] ^ np.uint8(0x80), _half(parts[..., :2])
 
 
 _NIBBLES = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q4_K": _q4_k}

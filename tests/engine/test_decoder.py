@@ -1,8 +1,5 @@
 """The packed graph: close to the float module, and equal to itself however it is cut."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -25,9 +22,9 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def decoder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoder]:
+def decoder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     folder = ensure_graph(checkpoint, cache_dir=tmp_path_factory.mktemp("graphs"), positions=512)
-    yield Decoder(checkpoint, graph_folder=folder, context_tokens=512, threads=1)
+    return Decoder(checkpoint, graph_folder=folder, context_tokens=512, threads=1)
 
 
 def test_logits_are_close_to_the_float_module(decoder: Decoder, checkpoint: Checkpoint) -> None:
