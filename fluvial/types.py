@@ -1,6 +1,6 @@
 """The frozen vocabulary that every layer speaks. Imports nothing of ours, and no tensor library.
 
-Times are seconds since the epoch (UTC). Losses are in nats, summed over the tokens named beside them.
+Times are seconds since the epoch (UTC). Losses are nats, summed over the tokens named beside them.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,10 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy. `top_p` in (0, 1]. `max_tokens` None: what fits."""
+    """How tokens are drawn.
+
+    `temperature` 0 is greedy; `top_p` in (0, 1]; `max_tokens` None means what fits.
+    """
 
     temperature: float = 0.7
     top_p: float = 0.95
@@ -74,7 +77,7 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMessage:
-    """A message of a session. `finish` is None for user messages and while an answer is being written."""
+    """A message of a session. `finish`: None for a user's, and while an answer is being written."""
 
     id: str
     session: str
@@ -90,8 +93,8 @@ class StoredMessage:
 class Reading:
     """A text that a session reads: scored chunk by chunk, then learned from.
 
-    `tokens_total` is None until the text has been tokenised. `tokens_read` counts what is scored AND safe
-    in a saved version (or needed none); a restart goes on from there.
+    `tokens_total` is None until the text has been tokenised. `tokens_read` counts what is scored
+    AND safe in a saved version (or needed none); a restart goes on from there.
     """
 
     id: str
@@ -110,9 +113,9 @@ class Reading:
 class ChunkScore:
     """The evidence of one chunk: its loss before it was learned from, beside the frozen base's.
 
-    `start` is the index of its first token in the reading. `frozen_nats` and `adapted_nats` are summed
-    over `tokens`, on the same window. `version` is the version in force when it was scored; `learned`
-    tells whether an update followed.
+    `start` is the index of its first token in the reading. `frozen_nats` and `adapted_nats` are
+    summed over `tokens`, on the same window. `version` is the version in force when it was scored;
+    `learned` tells whether an update followed.
     """
 
     session: str
@@ -131,8 +134,8 @@ class ChunkScore:
 class Version:
     """One immutable state of a session's adapter. Numbers start at 1 and are never used again.
 
-    `parent` is the version it was learned from (0: the base). `drift` is the root mean square of the
-    change in the model's weights relative to the base weights' own, over all adapted layers.
+    `parent` is the version it was learned from (0: the base). `drift` is the root mean square of
+    the change in the model's weights relative to the base weights' own, over all adapted layers.
     """
 
     session: str

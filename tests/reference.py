@@ -1,4 +1,4 @@
-"""`transformers` as the reference: tiny seeded models of its own, and its models with our weights."""
+"""`transformers` as the reference: its own tiny seeded models, and its models with our weights."""
 
 import torch
 from transformers import (

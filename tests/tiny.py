@@ -1,4 +1,4 @@
-"""A tiny seeded model in GGUF, real in every part: byte-level tokenizer, chat template, two layers."""
+"""A tiny seeded GGUF model, real in every part: byte-level tokenizer, chat template, two layers."""
 
 from pathlib import Path
 

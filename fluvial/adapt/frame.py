@@ -1,4 +1,4 @@
-"""The frames that the server and its learner process exchange: a JSON header, then raw bytes. No pickle.
+"""The frames between the server and its learner process: a JSON header, then raw bytes. No pickle.
 
 4 bytes   length of the header, little-endian
 8 bytes   length of the body, little-endian
@@ -32,7 +32,7 @@ def write_frame(stream: BinaryIO, header: dict[str, Any], body: bytes = b"") -> 
 
 
 def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
-    """Read one frame; raises ClosedError at the end of the stream, ValueError on one out of bounds."""
+    """Read one frame. Raises ClosedError at the stream's end, ValueError for one out of bounds."""
     header_length, body_length = _LENGTHS.unpack(_read_exactly(stream, _LENGTHS.size))
     if header_length > MAX_HEADER_BYTES or body_length > MAX_BODY_BYTES:
         raise ValueError(f"a frame of {header_length} + {body_length} bytes is out of bounds")

@@ -25,7 +25,7 @@ class History:
         self._lock = threading.Lock()
 
     def adapter(self, session: Session) -> Adapter | None:
-        """Return the adapter in force, None for the base. Raises ModelError when its file is damaged."""
+        """Return the adapter in force, None for the base. Raises ModelError if it is damaged."""
         if session.version == BASE_VERSION:
             return None
         key = f"{session.id}/{session.version}"
@@ -58,7 +58,8 @@ class History:
     ) -> tuple[Session, Version]:
         """Make `tensors` the session's next version and put it in force: file first, then its row.
 
-        The reading's progress is saved in the same transaction. Raises StorageError; then nothing changed.
+        The reading's progress is saved in the same transaction. Raises StorageError; nothing has
+        changed then.
         """
         number = self._store.next_version(session)
         data = encode(tensors, checkpoint=self._checkpoint)
@@ -82,7 +83,7 @@ class History:
         return session, version
 
     def restore(self, session: Session, number: int) -> Session:
-        """Put version `number` (0: the base) in force. Raises NotFoundError when it doesn't exist."""
+        """Put version `number` (0: the base) in force. Raises NotFoundError if there is none."""
         if number == BASE_VERSION:
             return self._store.update_session(session, version=BASE_VERSION)
         self._store.version(session, number)

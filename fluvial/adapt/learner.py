@@ -1,7 +1,8 @@
-"""Turn tokens that were read into the next state of a session's adapter. The only place that trains.
+"""Turn tokens that were read into the next state of a session's adapter; nothing else trains.
 
-Score-first, single pass: the forward pass whose losses are reported is the one that is learned from, so no
-score has ever seen its own chunk. Base weights are never written to; the state is float32 throughout.
+Score first, single pass: the forward pass whose losses are reported is the one that is learned
+from, so no score has ever seen its own chunk. Base weights are never written to; the state is
+float32 throughout.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Learner:
         torch.set_num_threads(threads)
 
     def load(self, session: str, tensors: Tensors | None) -> None:
-        """Start or restart a session from `tensors` (None: the base); its optimiser starts afresh."""
+        """Start or restart a session from `tensors` (None: the base), with a fresh optimiser."""
         if tensors is None:
             rule = self._rule
             tensors = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
@@ -122,7 +123,7 @@ class Learner:
     def _losses(
         self, context: Sequence[int], chunk: Sequence[int], tensors: AdapterTensors | None
     ) -> Tensor:
-        # The context only serves as keys and values: no gradient flows into it, which saves its backward.
+        # The context only serves as keys and values: without gradients it needs no backward pass.
         past = None
         if len(context) > 1:
             with torch.no_grad():
@@ -142,7 +143,7 @@ class Learner:
         return torch.optim.Adam(groups, foreach=True)
 
     def _update(self, state: _State, loss: Tensor, *, share: int) -> bool:
-        # Adam's steps do not shrink with the evidence, so a short chunk gets a proportionally short one.
+        # Adam's steps don't shrink with the evidence, so a short chunk gets a step in proportion.
         for group in state.optimizer.param_groups:
             group["lr"] = group["full_lr"] * min(1.0, share / self._rule.chunk_tokens)
         state.optimizer.zero_grad()

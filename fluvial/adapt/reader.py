@@ -1,8 +1,9 @@
 """Read texts for sessions in the background: score each chunk, learn from it, save versions.
 
-One thread takes a chunk at a time from the sessions in turn and hands it to the learner process. What is
-learned becomes a version every `version_tokens`, and when a session has nothing more to read. A crash loses
-at most what was read since the last version, and that is read again: its scores are dropped first.
+One thread takes a chunk at a time from the sessions in turn and hands it to the learner process.
+What is learned becomes a version every `version_tokens`, and when a session has nothing more to
+read. A crash loses at most what was read since the last version, and that is read again: its scores
+are dropped first.
 """
 
 import logging
@@ -26,12 +27,12 @@ OnEvent = Callable[[str, Session, object], None]
 MAX_LIVE_SESSIONS = 4
 MAX_FAILURES = 3
 POOL_BYTES = 2048
-"""Messages wait until a session has this much of them: a few words teach nothing, cost a version."""
+"""Messages wait until a session has this much of them: a few words only cost a version."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """One reading under way. `position` is the next token; `since_*` count what no version holds yet."""
+    """One reading under way. `position`: the next token; `since_*`: what no version holds yet."""
 
     session: Session
     reading: Reading
@@ -45,7 +46,7 @@ class _Job:
 
 @dataclass(eq=False)
 class _Live:
-    """The learner's live state of one session: the version it grew from and what it took in since."""
+    """The learner's live state of one session: the version it grew from, what it read since."""
 
     version: int
     generation: int
@@ -66,7 +67,7 @@ class _Desk:
 
 
 class Reader:
-    """The reading thread of one served model. `on_event(kind, session, record)` is called from it."""
+    """The reading thread of one served model; it calls `on_event(kind, session, record)`."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Reader:
             self._desk.wake.notify_all()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Stop after at most one chunk; what no version holds is read again after the next start."""
+        """Stop within one chunk; what no version holds is read again after the next start."""
         with self._desk.wake:
             self._desk.closing = True
             self._desk.wake.notify_all()
@@ -110,7 +111,7 @@ class Reader:
             self._thread.join(timeout_s)
 
     def cancel(self, reading: Reading) -> None:
-        """Stop one reading; returns once the reader has let go of it, with what it learned saved."""
+        """Stop one reading; returns once the reader has let go of it and saved what it learned."""
         with self._desk.wake:
             job = self._desk.jobs.get(reading.id)
             if job is not None:
@@ -147,7 +148,7 @@ class Reader:
             self._work(job)
 
     def _choose(self) -> _Job | None:
-        """Pick the next session's oldest reading, in turn; opens jobs that were queued meanwhile."""
+        """Pick the next session's oldest reading, in turn; open jobs that were queued meanwhile."""
         try:
             queued = self._store.unfinished_readings(model=self._model)
         except FluvialError:
@@ -241,7 +242,7 @@ class Reader:
         return live
 
     def _drop_idle(self) -> None:
-        """Bound the learner's memory: let go of sessions that have nothing unsaved, oldest first."""
+        """Bound the learner's memory: let go of sessions with nothing unsaved, oldest first."""
         for session_id in [*self._live][:-1]:
             if len(self._live) <= MAX_LIVE_SESSIONS:
                 return
@@ -316,7 +317,7 @@ class Reader:
         return [session_id for session_id, live in self._live.items() if live.held]
 
     def _start_over(self, job: _Job, error: LearnerError) -> None:
-        """Go back to the last version after the learner failed; give up after a few times in a row."""
+        """Go back to the last version after the learner failed; give up after a few in a row."""
         if self._desk.closing:
             self._release(job)
             return

@@ -9,10 +9,10 @@ from fluvial.config import Settings
 class Rule:
     """Score first, then one Adam step on the mean loss of each chunk.
 
-    `rank` of every low-rank term; `learning_rate` of A and B; `gain_rate` multiplies it for the activation
-    gains; gradients are clipped to norm `clip`; `seed` draws A. `window_tokens` precede each chunk of
-    `chunk_tokens`. Chunks under `min_tokens` are scored but not learned from: a full step on so little
-    evidence does more harm than good.
+    `rank` of every low-rank term; `learning_rate` of A and B; `gain_rate` multiplies it for the
+    activation gains; gradients are clipped to norm `clip`; `seed` draws A. `window_tokens` precede
+    each chunk of `chunk_tokens`. Chunks under `min_tokens` are scored but not learned from: a full
+    step on so little evidence does more harm than good.
     """
 
     rank: int = 8

@@ -1,7 +1,7 @@
-"""Measure what learning while reading is worth: frozen and adapting on the same windows, in one run.
+"""Measure what learning while reading is worth: frozen and adapting, same windows, one run.
 
-One pass over each text, score before learn. The two sides alternate chunk by chunk, so that a machine whose
-speed drifts treats both alike; times are sums over chunks.
+One pass over each text, score before learn. The two sides alternate chunk by chunk, so that a
+machine whose speed drifts treats both alike; times are sums over chunks.
 """
 
 import statistics
@@ -43,7 +43,7 @@ def run(
 ) -> dict[str, Any]:
     """Read each file twice, frozen and adapting, and return the table of figures.
 
-    `tokens` stops after that many of each file; `quick` after 2,048. Each file starts from the base.
+    `tokens` stops after that many of each file, `quick` after 2,048. Each starts from the base.
     Raises InputError for a file that can't be read as UTF-8 or is empty.
     """
     texts = [(path, _read_text(path)) for path in files]

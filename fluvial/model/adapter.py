@@ -1,10 +1,10 @@
 """The state that reconfigures a checkpoint for one session, and the places where it applies.
 
-Every linear layer group `y = W x` gets a low-rank term, `y = W x + B (A x)`; linears that read the same
-input (query, key and value; gate and up) share one A. Every MLP activation gets a gain, `h * (1 + g)`.
-B and the gains start at zero, so that a new adapter is exactly the base.
+Every linear layer group `y = W x` gets a low-rank term, `y = W x + B (A x)`; linears that read the
+same input (query, key and value; gate and up) share one A. Every MLP activation gets a gain,
+`h * (1 + g)`. B and the gains start at zero, so that a new adapter is exactly the base.
 
-Tensors are stored as they are multiplied from the right: `a` is [inputs, rank], `b` is [rank, outputs].
+Tensors are stored to be multiplied from the right: `a` is [inputs, rank], `b` is [rank, outputs].
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FORMAT = "fluvial-adapter-1"
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One immutable adapter. Equal keys mean equal tensors; None instead of an Adapter means the base."""
+    """One immutable adapter. Equal keys mean equal tensors; None in its place means the base."""
 
     key: str
     tensors: Tensors
@@ -52,7 +52,7 @@ def list_shapes(declaration: Declaration, *, rank: int) -> dict[str, tuple[int, 
 def create_tensors(
     declaration: Declaration, *, rank: int, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Make a new adapter that is exactly the base: A uniform in ±1/sqrt(inputs), B and gains zero."""
+    """Make an adapter that is exactly the base: A uniform in ±1/sqrt(inputs), B and gains zero."""
     rng = np.random.Generator(np.random.PCG64(seed))
     tensors: dict[str, NDArray[np.float32]] = {}
     for name, shape in list_shapes(declaration, rank=rank).items():

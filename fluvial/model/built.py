@@ -1,7 +1,7 @@
 """Keep built graphs: one folder per checkpoint and graph version, checked before each use.
 
-A folder appears only when complete (built beside, then renamed). Its manifest holds the sha256 of each file;
-one that differs is built again, so that a damaged cache is never run.
+A folder appears only when complete (built beside, then renamed). Its manifest holds the sha256 of
+each file; one that differs is built again, so that a damaged cache is never run.
 """
 
 import hashlib

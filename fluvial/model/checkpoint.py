@@ -1,7 +1,8 @@
-"""A checkpoint: the tensors, hyperparameters and tokenizer data of one model file or folder; immutable.
+"""A checkpoint: tensors, hyperparameters, tokenizer data of one model file or folder; immutable.
 
-Whatever the file's own conventions, weights come out under the names of `architecture.declaration` and in
-Hugging Face's row order. The sha256 of the bytes names it: of the file, or of the folder's file hashes.
+Whatever the file's own conventions, weights come out under the names of `architecture.declaration`
+and in Hugging Face's row order. The sha256 of the bytes names it: of the file, or of the folder's
+file hashes.
 """
 
 import hashlib
@@ -54,7 +55,8 @@ class Checkpoint:
 def open_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
     """Open a GGUF file or a safetensors folder and check that it is whole.
 
-    With `sha256`, the bytes must have that hash. Raises ModelError: damaged, incomplete, unsupported.
+    With `sha256`, the bytes must have that hash. Raises ModelError for a model that is damaged,
+    incomplete or not supported.
     """
     if not path.exists():
         raise ModelError(f"there is no model at {path}")
@@ -68,7 +70,7 @@ def open_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
 
 
 def hash_files(path: Path) -> str:
-    """Return the sha256 (hex) that names a model: of a file, or over a folder's names and file hashes."""
+    """Return the sha256 (hex) naming a model: of a file, or of a folder's names and file hashes."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -140,7 +142,8 @@ def _check_declaration(declaration: Declaration) -> Declaration:
         )
     if attention.heads % attention.kv_heads or attention.head_width % 2:
         raise ModelError(
-            f"{attention.heads} heads of width {attention.head_width} don't go with {attention.kv_heads} key heads"
+            f"{attention.heads} heads of width {attention.head_width} don't go with "
+            f"{attention.kv_heads} key heads"
         )
     return declaration
 

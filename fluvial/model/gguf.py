@@ -1,7 +1,9 @@
 """Read GGUF files, memory-mapped: metadata checked against the file's size, tensors as raw blocks.
 
-Nothing in the file is trusted: every count, length and offset is bounded by the bytes that are there
-before anything is allocated. Blocks become float32 through the `gguf` package's reference dequantisers.
+Nothing in the file is trusted: every count, length and offset is bounded by the bytes that are
+there before anything is allocated. Blocks become float32 through the `gguf` package's reference
+dequantisers.
+
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
 """
 
@@ -56,7 +58,7 @@ _NUMPY = {
 
 @dataclass(frozen=True, eq=False)
 class RawTensor:
-    """One tensor at rest. `shape` is [outputs, inputs] or [n]; `blocks` is uint8 [rows, bytes a row]."""
+    """One tensor at rest. `shape`: [outputs, inputs] or [n]; `blocks`: uint8 [rows, row bytes]."""
 
     name: str
     type: str
@@ -82,7 +84,7 @@ class GgufFile:
 
 
 def read(path: Path) -> GgufFile:
-    """Parse `path`. Raises ModelError saying what is wrong and where when it is not a sound GGUF file."""
+    """Parse `path`. Raises ModelError, saying what is wrong where, unless it is sound GGUF."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -153,8 +155,8 @@ class _Parser:
         end = offset + rows * row_bytes
         if end > len(whole):
             raise self._error(
-                f"it ends before tensor {name!r} does: {end:,} bytes are needed, {len(whole):,} are there. "
-                "The file is truncated; pull the model again"
+                f"it ends before tensor {name!r} does: {end:,} bytes are needed, "
+                f"{len(whole):,} are there. The file is truncated; pull the model again"
             )
         return RawTensor(name, kind.name, shape, whole[offset:end].reshape(rows, row_bytes))
 

@@ -7,7 +7,7 @@ from fluvial.model.tokenizer import Tokenizer
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """Return the tokenizer in the checkpoint; ModelError when it has more ids than the embedding."""
+    """Return the checkpoint's tokenizer; ModelError if it has more ids than the embedding."""
     if checkpoint.path.is_dir():
         tokenizer = Tokenizer.from_folder(checkpoint.path)
     else:
@@ -28,6 +28,6 @@ def open_template(checkpoint: Checkpoint) -> Template:
 
 
 def choose_first_token(tokenizer: Tokenizer) -> int:
-    """Return the id that stands before a text that begins: end-of-text, as in training, else bos."""
+    """Return the id that stands before a text: end-of-text, as in training, else bos."""
     found = tokenizer.marks.get("<|endoftext|>", tokenizer.bos_id)
     return found if found is not None else min(tokenizer.eos_ids)

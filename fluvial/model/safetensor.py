@@ -1,6 +1,6 @@
 """Read safetensors checkpoints, memory-mapped, as raw tensors like those of a GGUF file.
 
-The header is bounded and checked here before a tensor is mapped; shards are the files of one folder.
+The header is bounded and checked before a tensor is mapped; shards are the files of one folder.
 Source: https://github.com/huggingface/safetensors (format section of its README).
 """
 
@@ -20,7 +20,7 @@ _WIDTH_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 def read(folder: Path) -> dict[str, RawTensor]:
-    """Map every tensor of every `*.safetensors` file in `folder`; raises ModelError if one is unsound."""
+    """Map every tensor of the `*.safetensors` files in `folder`. Raises ModelError if unsound."""
     tensors: dict[str, RawTensor] = {}
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -132,8 +132,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        # Uvicorn would raise the signal again at the end, and the process would die of it before
-        # the store is closed.
+        # Uvicorn would raise the signal again at the end, and kill us before the store is closed.
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -16,8 +16,7 @@ from fluvial.server.view import view_reading, view_score
 from fluvial.service import Service
 
 EXTRACTIONS = 2
-"""Documents that are taken apart at once; others wait. Each may hold a worker thread for
-seconds."""
+"""Documents taken apart at once; others wait. Each may hold a worker thread for seconds."""
 
 router = APIRouter(prefix="/v1/sessions/{session_id}")
 _limiter: anyio.CapacityLimiter | None = None

@@ -1,5 +1,4 @@
-"""What requests may hold. Fields that Fluvial does not implement are refused by name, never
-ignored.
+"""What requests may hold. Fields that are not implemented are refused by name, never ignored.
 
 A field that is null counts as not given. A known field whose value asks for nothing but what is
 done anyway (`"n": 1`, `"frequency_penalty": 0`) is accepted, because clients send such defaults.
@@ -60,8 +59,7 @@ def _unsupported(message: str) -> PydanticCustomError:
 
 
 def _drop_neutral(data: Any, *, neutral: dict[str, tuple[object, ...]]) -> Any:
-    """Leave out nulls, and known fields whose value changes nothing; what is left is refused
-    later."""
+    """Leave out nulls and known fields whose value changes nothing; the rest is refused later."""
     if not isinstance(data, dict):
         return data
     return {

@@ -61,8 +61,7 @@ def view_reading(state: ReadingState) -> Json:
 
 
 def view_score(index: int, score: ChunkScore) -> Json:
-    """Make a score object: bits per byte of a chunk before it was learned from, beside the
-    base's."""
+    """Make a score object: a chunk's bits per byte before it was learned from, and the base's."""
     bits = score.bytes * math.log(2)
     return {
         "index": index,

@@ -77,9 +77,9 @@ class Chat:
     ) -> Turn:
         """Store new messages in a session and begin the answer to them.
 
-        `parent` is the last message the writer has seen (None: the session was empty). Raises
-        ConflictError `session_busy` or `session_changed`, ContextLengthError, BusyError; nothing is
-        stored then.
+        `parent` is the last message the writer has seen (None: the session was empty).
+        Raises ConflictError `session_busy` or `session_changed`, ContextLengthError, BusyError;
+        nothing is stored then.
         """
         claim = self.claim(session)
         writing = Writing(self._store, hub=self._hub, session=session)

@@ -115,8 +115,7 @@ class Hub:
             _call(listener.loop, lambda each=listener: each.offer(event))
 
     def revision(self, session: str) -> int:
-        """Count the changes of a session's own record so far; another count means: read it
-        again."""
+        """Count the changes of a session's own record; another count means: read it again."""
         return self._revisions.get(session, 0)
 
     def end(self, session: str) -> None:

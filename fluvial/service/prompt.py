@@ -94,8 +94,8 @@ def measure_tokens(engine: Engine) -> int:
 def check_size(messages: Sequence[Message], *, engine: Engine, token_bytes: int) -> None:
     """Refuse at once what can't fit even if all its tokens were of the longest, `token_bytes`.
 
-    Tokenising megabytes takes seconds, for which everyone else would wait. Raises
-    ContextLengthError.
+    Tokenising megabytes takes seconds, for which everyone else would wait.
+    Raises ContextLengthError.
     """
     size = sum(len(message.content.encode()) for message in messages)
     least_tokens = size // (token_bytes * COMPOSED)

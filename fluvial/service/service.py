@@ -214,8 +214,7 @@ class Service:
         return ReadingState(reading=reading, tokens_per_s=speed)
 
     def remove_reading(self, session: Session, id: str) -> ReadingState:
-        """Stop a reading if it is under way, and remove its text. What was learned stays
-        learned."""
+        """Stop a reading if it is under way, and remove its text. What was learned stays."""
         reading = self._stop_reading(session, self._store.reading(session, id))
         self._store.remove_reading_text(reading)
         self.hub.publish("reading", session, reading)

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 def open_service(settings: Settings) -> Service:
     """Open everything that a server needs, as the settings say; close the service at the end.
 
-    The learner process only begins to start here, and takes seconds to be ready. Raises
-    NotFoundError
-    when the model is not installed and can't be, ModelError when it is damaged, ConflictError when
-    another process serves the data folder, StorageError when the disk refuses.
+    The learner process only begins to start here, and takes seconds to be ready.
+    Raises NotFoundError when the model is not installed and can't be, ModelError when it is
+    damaged, ConflictError while another process serves the data folder, and StorageError when
+    the disk refuses.
     """
     with contextlib.ExitStack() as undo:
         # The store first: its lock tells at once when another server is at work here.

@@ -7,8 +7,7 @@ from fluvial.types import Reading, Session, StoredMessage, Version
 
 @dataclass(frozen=True, kw_only=True)
 class SessionState:
-    """A session now. `used_tokens` is None where it was not counted: in lists, and for another
-    model's."""
+    """A session now. `used_tokens` is None where not counted: in lists, for another model."""
 
     session: Session
     busy: bool

@@ -1,5 +1,4 @@
-"""One answer being written: it drives the generation, keeps the store up to date, and hands the
-pieces to whoever listens.
+"""One answer being written: drives the generation, keeps the store current, serves the listener.
 
 The turn is a task of its own. A listener that goes away cancels it, but never interrupts it: what
 was written so far still reaches the store, and its place in the engine is still given back.
@@ -102,8 +101,7 @@ class Turn:
             log.exception("an answer failed")
             last = await self._fail(EngineError("the answer failed; the server's log says more"))
         finally:
-            # The session is free before the listener hears of the end, so that it may go on at
-            # once.
+            # The session is free before the listener hears of the end: it may go on at once.
             self._generation.cancel()
             self._on_end()
             self._pieces.put_nowait(last)
@@ -132,8 +130,7 @@ class Turn:
 
     async def _fail(self, error: FluvialError) -> FluvialError:
         self._generation.cancel()
-        # The same fault may keep the answer from being marked; the store marks it at the next
-        # start.
+        # The same fault may hinder the mark; the store sets it at the next start.
         with contextlib.suppress(FluvialError):
             await self._finish("error")
         return error

@@ -1,4 +1,4 @@
-"""Packed integers stand for the file's own values: exactly where the format allows, else closely."""
+"""Packed integers stand for the file's own values: exactly where the format allows, or closely."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The main job, in a real browser with the small real model: chat, stop, read, learn, undo, come back."""
+"""The main job in a real browser, small real model: chat, stop, read, learn, undo, come back."""
 
 import re
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ _FAMILIES: tuple[ModuleType, ...] = (llama, qwen2)
 
 
 def find_family(name: object, *, by: str) -> ModuleType:
-    """Return the family module whose `by` (GGUF_NAME or CONFIG_NAME) is `name`; ModelError lists all."""
+    """Return the family whose `by` (GGUF_NAME or CONFIG_NAME) is `name`; ModelError lists all."""
     for family in _FAMILIES:
         if getattr(family, by) == name:
             return family

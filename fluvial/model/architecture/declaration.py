@@ -1,9 +1,10 @@
 """The neutral vocabulary in which a family declares its blocks, once.
 
-`graph` builds the packed ONNX graph from a Declaration and `module` the PyTorch module. Widths are counts
-of features. Weights are named `layers.N.q`, `.k`, `.v`, `.o`, `.gate`, `.up`, `.down` ([outputs, inputs]),
-with `.bias` behind the name of a linear that has one; norms `layers.N.attention_norm`,
-`layers.N.mlp_norm`, `norm`; tables `embedding` and, unless tied, `head` ([vocabulary, width]).
+`graph` builds the packed ONNX graph from a Declaration and `module` the PyTorch module. Widths are
+counts of features. Weights are named `layers.N.q`, `.k`, `.v`, `.o`, `.gate`, `.up`, `.down`
+([outputs, inputs]), with `.bias` behind the name of a linear that has one; norms
+`layers.N.attention_norm`, `layers.N.mlp_norm`, `norm`; tables `embedding` and, unless tied, `head`
+([vocabulary, width]).
 """
 
 from dataclasses import dataclass

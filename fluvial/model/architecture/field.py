@@ -1,4 +1,4 @@
-"""Read a checkpoint's hyperparameters with their bounds checked, from GGUF metadata or config.json."""
+"""Read a checkpoint's hyperparameters from GGUF metadata or config.json, bounds checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

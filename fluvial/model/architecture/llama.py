@@ -1,4 +1,4 @@
-"""The llama family (SmolLM2, Llama 3 without long-context rope scaling), as GGUF and as Hugging Face files."""
+"""The llama family (SmolLM2, Llama 3 without long-context rope scaling), GGUF and Hugging Face."""
 
 from fluvial.model.architecture.declaration import Declaration, declare_layer
 from fluvial.model.architecture.field import Fields

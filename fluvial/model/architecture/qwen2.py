@@ -1,4 +1,4 @@
-"""The qwen2 family (Qwen2, Qwen2.5, Qwen2.5-Coder): llama's block with biases on query, key and value."""
+"""The qwen2 family (Qwen2, Qwen2.5, Qwen2.5-Coder): llama's block, biases on query, key, value."""
 
 from fluvial.model.architecture.llama import declare_from_config, declare_from_gguf
 
