@@ -67,7 +67,7 @@ def run(
         for path, text in texts
     ]
     return {
-        "model": model_path.parent.name if model_path.name == "model.gguf" else model_path.stem,
+        "model": model_path.parent.name if model_path.stem == "model" else model_path.stem,
         "rule": {"name": "adam", **vars(rule)},
         "files": rows,
         "median_gain_pct": round(statistics.median(row["gain_pct"] for row in rows), 3),

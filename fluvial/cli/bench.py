@@ -21,7 +21,8 @@ def bench() -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
-@click.option("--quick", is_flag=True, help="Only the first few thousand tokens of each file.")
+@click.option("--quick", is_flag=True, help="Only the first 2,048 tokens of each file.")
+@click.option("--tokens", type=click.IntRange(1), help="Stop after this many tokens of each file.")
 @click.option("--model", help="Model to measure; pulled first when it is not installed.")
 @data_dir_option
 @config_option
@@ -29,13 +30,14 @@ def adapt(
     files: tuple[Path, ...],
     as_json: bool,
     quick: bool,
+    tokens: int | None,
     model: str | None,
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
     """Compare reading FILES frozen with reading them while learning, on the same windows."""
     settings = load_settings(config_file, data_dir=data_dir, model=model)
-    from fluvial.cli.progress import TransferBar
+    from fluvial.cli.progress import Bar, TransferBar
     from fluvial.model.registry import Registry
 
     with TransferBar() as bar:
@@ -44,7 +46,21 @@ def adapt(
         )
     from fluvial.bench.adapt import run
 
-    result = run(list(files), model_path=Path(info.path), quick=quick, settings=settings)
+    with Bar(unit="tokens") as reading:
+
+        def show(path: str, done: int, total: int) -> None:
+            if not reading.is_at(path):
+                reading.start(path, total=total)
+            reading.reach(done, total=total)
+
+        result = run(
+            list(files),
+            model_path=Path(info.path),
+            quick=quick,
+            tokens=tokens,
+            settings=settings,
+            on_chunk=show,
+        )
     if as_json:
         import json
 

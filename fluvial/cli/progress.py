@@ -49,6 +49,10 @@ class Bar:
             self._rich.start()
             self._rich.add_task(self._label, total=total, left="")
 
+    def is_at(self, label: str) -> bool:
+        """Tell whether the bar that is drawn now is the one of `label`."""
+        return self._label == clean(label)
+
     def advance(self, count: int) -> None:
         """Move on (or back) by `count`."""
         self.reach(self._done + count, total=self._total)

@@ -157,8 +157,10 @@ def test_bench_prints_json_last_or_a_table(
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
     assert given["files"] == [file]
     assert given["quick"] is True
+    assert given["tokens"] is None
     assert given["model_path"] == Path("/models/m/model.gguf")
-    assert run(["bench", "adapt", str(file)]) == 0
+    assert run(["bench", "adapt", str(file), "--tokens", "500"]) == 0
+    assert given["tokens"] == 500
     assert "median gain 9.09%" in capsys.readouterr().out
 
 
