@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     learning: bool = Field(True, description="Whether new sessions learn from what they read.")
     rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")
+    weight_rate: float = Field(
+        6.4e-4, gt=0, le=1, description="Step of the weights, relative to their size."
+    )
     chunk_tokens: int = Field(
         256, ge=16, le=4096, description="Tokens scored, then learned from, at once."
     )

@@ -133,14 +133,18 @@ class Learner:
         return self._module.losses(hidden, torch.tensor(chunk))
 
     def _create_optimizer(self, live: dict[str, Tensor]) -> torch.optim.Adam:
-        rule = self._rule
-        gains = [t for name, t in live.items() if name.endswith(".gain")]
-        products = [t for name, t in live.items() if not name.endswith(".gain")]
+        """Give each tensor its rate: see `Rule`."""
         groups = [
-            {"params": products, "full_lr": rule.learning_rate},
-            {"params": gains, "full_lr": rule.learning_rate * rule.gain_rate},
+            {"params": [tensor], "full_lr": self._choose_rate(name, tensor)}
+            for name, tensor in live.items()
         ]
         return torch.optim.Adam(groups, foreach=True)
+
+    def _choose_rate(self, name: str, tensor: Tensor) -> float:
+        if not name.endswith(".b"):
+            return self._rule.learning_rate
+        row_norm = self._base_norms[name.removesuffix(".b")] / tensor.shape[1] ** 0.5
+        return self._rule.weight_rate * row_norm
 
     def _update(self, state: _State, loss: Tensor, *, share: int) -> bool:
         # Adam's steps don't shrink with the evidence, so a short chunk gets a step in proportion.

@@ -9,15 +9,17 @@ from fluvial.config import Settings
 class Rule:
     """Score first, then one Adam step on the mean loss of each chunk.
 
-    `rank` of every low-rank term; `learning_rate` of A and B; `gain_rate` multiplies it for the
-    activation gains; gradients are clipped to norm `clip`; `seed` draws A. `window_tokens` precede
-    each chunk of `chunk_tokens`. Chunks under `min_tokens` are scored but not learned from: a full
-    step on so little evidence does more harm than good.
+    `rank` of every low-rank term. `learning_rate` moves A and the gains, whose sizes are alike in
+    all models. B makes the change in weights, and weights differ in size from model to model: its
+    rate is `weight_rate` times the root mean square norm of the base weights' rows, layer by layer.
+    Gradients are clipped to norm `clip`; `seed` draws A. `window_tokens` precede each chunk of
+    `chunk_tokens`. Chunks under `min_tokens` are scored but not learned from: a full step on so
+    little evidence does more harm than good.
     """
 
     rank: int = 8
     learning_rate: float = 3e-3
-    gain_rate: float = 1.0
+    weight_rate: float = 6.4e-4
     clip: float = 1.0
     seed: int = 0
     window_tokens: int = 256
@@ -29,6 +31,7 @@ class Rule:
         return Rule(
             rank=settings.rank,
             learning_rate=settings.learning_rate,
+            weight_rate=settings.weight_rate,
             window_tokens=settings.window_tokens,
             chunk_tokens=settings.chunk_tokens,
         )
