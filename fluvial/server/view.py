@@ -52,6 +52,7 @@ def view_reading(state: ReadingState) -> Json:
         "status": reading.status,
         "bytes": reading.bytes,
         "tokens_total": reading.tokens_total,
+        "text": state.has_text,
         "tokens_read": reading.tokens_read,
         "tokens_per_s": state.tokens_per_s,
         "seconds_left": state.seconds_left,

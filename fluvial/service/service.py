@@ -211,7 +211,8 @@ class Service:
         if is_unfinished(reading):
             reading = self._reader.live(reading)
         speed = self._reader.speed(reading.id) if reading.status == "reading" else None
-        return ReadingState(reading=reading, tokens_per_s=speed)
+        has_text = self._store.has_reading_text(reading)
+        return ReadingState(reading=reading, has_text=has_text, tokens_per_s=speed)
 
     def remove_reading(self, session: Session, id: str) -> ReadingState:
         """Stop a reading if it is under way, and remove its text. What was learned stays."""

@@ -19,9 +19,13 @@ class SessionState:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingState:
-    """A reading now. `tokens_per_s` is None unless it is under way and was measured."""
+    """A reading now. `tokens_per_s` is None unless it is under way and was measured.
+
+    `has_text` is False once the text was removed.
+    """
 
     reading: Reading
+    has_text: bool
     tokens_per_s: float | None
 
     @property

@@ -75,16 +75,18 @@ class ReadingTable:
         return [table.make_record(row, Reading) for row in rows]
 
     def text(self, reading: Reading) -> str:
-        path = self._path(reading)
-        if not path.exists():
+        if not self.has_text(reading):
             raise NotFoundError(f"the text of reading {reading.id} was removed", param="reading")
         with translate_os(f"reading the text of {reading.id}"):
-            data = path.read_bytes()
+            data = self._path(reading).read_bytes()
         try:
             return data.decode()
         except UnicodeDecodeError as error:
             message = f"the text of reading {reading.id} is damaged on the disk: {error}"
             raise StorageError(message, code="storage_failed") from None
+
+    def has_text(self, reading: Reading) -> bool:
+        return self._path(reading).exists()
 
     def remove_text(self, reading: Reading) -> None:
         remove_file(self._path(reading))

@@ -183,6 +183,10 @@ class Store:
     def remove_reading_text(self, reading: Reading) -> None:
         """Remove the text for good; the row stays. A second call does nothing."""
         self._readings.remove_text(reading)
+    def has_reading_text(self, reading: Reading) -> bool:
+        """Tell whether the text is still there."""
+        return self._readings.has_text(reading)
+
 
     def update_reading(
         self,

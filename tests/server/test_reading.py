@@ -188,11 +188,23 @@ def test_a_reading_under_way_can_be_stopped(server: Running) -> None:
     ]
     server.wait_for(f"{path}/readings", lambda found: found["data"][0]["status"] == "reading")
     for id in ids:
-        assert server.client.delete(f"{path}/readings/{id}").json()["status"] == "cancelled"
+        gone = server.client.delete(f"{path}/readings/{id}").json()
+        assert (gone["status"], gone["text"]) == ("cancelled", False)
     again = server.client.delete(f"{path}/readings/{ids[0]}")
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
     assert not server.client.get(path).json()["reading"]
     assert server.client.delete(f"{path}/readings/read_unknown").status_code == 404
+
+
+def test_only_removing_a_reading_removes_its_text(server: Running) -> None:
+    session = server.create_session()
+    path = f"/v1/sessions/{session}"
+    ids = [upload(server, b"text " * 50, name, session).json()["id"] for name in ("a", "b")]
+    server.wait_for(path, lambda found: not found["reading"])
+    assert server.client.delete(f"{path}/versions").status_code == 200
+    assert server.client.delete(f"{path}/readings/{ids[0]}").json()["text"] is False
+    readings = server.client.get(f"{path}/readings").json()["data"]
+    assert [(each["id"], each["text"]) for each in readings] == [(ids[0], False), (ids[1], True)]
 
 
 def test_a_reading_of_another_session_is_not_found(server: Running) -> None:

@@ -73,12 +73,16 @@ def test_removed_text_is_gone_and_its_row_stays(
     store: Store, session: Session, data_dir: Path
 ) -> None:
     reading = store.create_reading(session, kind="document", name="n", text="secret words")
+    other = store.create_reading(make_session(store), kind="document", name="n", text="")
+    assert store.has_reading_text(reading)
     store.remove_reading_text(reading)
     store.remove_reading_text(reading)
+    assert not store.has_reading_text(reading)
+    assert store.has_reading_text(other)
     with pytest.raises(NotFoundError, match="removed"):
         store.reading_text(reading)
     assert store.readings(session) == [reading]
-    assert not list(data_dir.glob("sessions/*/readings/*"))
+    assert [path.stem for path in data_dir.glob("sessions/*/readings/*")] == [other.id]
 
 
 def test_unfinished_are_listed_over_all_owners_oldest_first(store: Store) -> None:

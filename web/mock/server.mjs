@@ -62,7 +62,7 @@ function store(kept, role, content, finish) {
 function beginReading(kept, name, text, kind = 'document') {
   const bytes = Buffer.byteLength(text);
   const reading = {
-    id: id('read'), session: kept.session.id, kind, name, status: 'queued', bytes, tokens_total: null, tokens_read: 0,
+    id: id('read'), session: kept.session.id, kind, name, status: 'queued', bytes, text: true, tokens_total: null, tokens_read: 0,
     tokens_per_s: null, seconds_left: null, created_at: now(), error: null,
   };
   kept.readings.push(reading);
@@ -218,6 +218,8 @@ function stopReading(kept, which) {
   const reading = kept.readings.find((one) => one.id === which);
   if (['queued', 'reading'].includes(reading.status)) reading.status = 'cancelled';
   return reading;
+  reading.text = false;
+  tell(kept, 'reading', reading);
 }
 
 function restore(kept, version) {

@@ -6,7 +6,7 @@ const message = (id: string, created_at: number): Message =>
   ({ id, role: 'user', content: id, created_at, version: 0, finish: null });
 
 const reading = (id: string, created_at: number): Reading => ({
-  id, session: 's', kind: 'document', name: id, status: 'done', bytes: 1, tokens_total: 1, tokens_read: 1,
+  id, session: 's', kind: 'document', name: id, status: 'done', bytes: 1, text: true, tokens_total: 1, tokens_read: 1,
   tokens_per_s: null, seconds_left: null, created_at, error: null,
 });
 

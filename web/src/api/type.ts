@@ -41,6 +41,8 @@ export interface Reading {
   name: string;
   status: ReadingStatus;
   bytes: number;
+  /** Whether its text is still there. */
+  text: boolean;
   tokens_total: number | null;
   tokens_read: number;
   tokens_per_s: number | null;

@@ -1,6 +1,5 @@
 /** What one conversation has read and learned: readings, scores, versions. */
 
-import { SvelteSet } from 'svelte/reactivity';
 import { client } from '../api/client';
 import type { Reading, Score, Version } from '../api/type';
 import { orderScores, summarise, type Summary } from '../learning/score';
@@ -11,8 +10,6 @@ export type Subject = { kind: 'all' } | { kind: 'messages' } | { kind: 'reading'
 export class Learning {
   readings = $state<Reading[]>([]);
   versions = $state<Version[]>([]);
-  /** Documents whose text was removed while this page was open; the API does not tell. */
-  removed = new SvelteSet<string>();
   #scores = $state.raw<Score[]>([]);
   #chosen = $state<Subject | null>(null);
 
