@@ -76,8 +76,20 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassageNote:
+    """How many tokens of a document, a reading with this id and name, stood beside a question."""
+
+    reading: str
+    name: str
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredMessage:
-    """A message of a session. `finish`: None for a user's, and while an answer is being written."""
+    """A message of a session. `finish`: None for a user's, and while an answer is being written.
+
+    `passages` tells what stood beside the question; empty but for answers.
+    """
 
     id: str
     session: str
@@ -87,6 +99,7 @@ class StoredMessage:
     created_at: float
     version: int
     finish: FinishReason | None = None
+    passages: tuple[PassageNote, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fluvial.service.state import ReadingState, SessionState
 from fluvial.service.turn import Receipt
-from fluvial.types import ChunkScore, ModelInfo, StoredMessage, Usage, Version
+from fluvial.types import ChunkScore, ModelInfo, PassageNote, StoredMessage, Usage, Version
 
 Json = dict[str, Any]
 
@@ -38,6 +38,7 @@ def view_message(message: StoredMessage) -> Json:
         "created_at": message.created_at,
         "version": message.version,
         "finish": message.finish,
+        "passages": [_view_passage(note) for note in message.passages],
     }
 
 
@@ -51,8 +52,8 @@ def view_reading(state: ReadingState) -> Json:
         "name": reading.name,
         "status": reading.status,
         "bytes": reading.bytes,
-        "tokens_total": reading.tokens_total,
         "text": state.has_text,
+        "tokens_total": reading.tokens_total,
         "tokens_read": reading.tokens_read,
         "tokens_per_s": state.tokens_per_s,
         "seconds_left": state.seconds_left,
@@ -128,8 +129,9 @@ def view_receipt(receipt: Receipt) -> Json:
         "user_message": receipt.user_message,
         "message": receipt.message,
         "version": receipt.version,
-        "passages": [
-            {"reading": each.reading, "name": each.name, "tokens": each.tokens}
-            for each in receipt.passages
-        ],
+        "passages": [_view_passage(note) for note in receipt.passages],
     }
+
+
+def _view_passage(note: PassageNote) -> Json:
+    return {"reading": note.reading, "name": note.name, "tokens": note.tokens}

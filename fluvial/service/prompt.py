@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fluvial.errors import ContextLengthError
 from fluvial.retrieve.passage import Passage, select
 from fluvial.service.protocol import Engine
-from fluvial.types import Message
+from fluvial.types import Message, PassageNote
 
 ANSWER_TOKENS = 256
 """Room that passages leave for the answer where the request names no `max_tokens`."""
@@ -31,15 +31,6 @@ class Document:
     reading: str
     name: str
     text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassageNote:
-    """How many tokens of a document stood beside the question."""
-
-    reading: str
-    name: str
-    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)

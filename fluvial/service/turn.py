@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fluvial.errors import EngineError, FluvialError
-from fluvial.service.prompt import PassageNote
 from fluvial.service.protocol import Generation
-from fluvial.types import Delta, FinishReason
+from fluvial.types import Delta, FinishReason, PassageNote
 
 FLUSH_INTERVAL_S = 1.0
 """A partial answer reaches the store about this often, so that a crash loses little of it."""

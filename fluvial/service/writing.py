@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from fluvial.errors import NotFoundError, StorageError
 from fluvial.model.adapter import Adapter
 from fluvial.service.hub import Hub
-from fluvial.service.prompt import PassageNote
 from fluvial.service.protocol import History
 from fluvial.service.state import make_title
 from fluvial.service.turn import Receipt
 from fluvial.store import Store, Unset
-from fluvial.types import FinishReason, Message, Session, StoredMessage
+from fluvial.types import FinishReason, Message, PassageNote, Session, StoredMessage
 
 
 class Writing:
@@ -24,7 +23,6 @@ class Writing:
         self._hub = hub
         self._answer: StoredMessage
         self._question: StoredMessage
-        self._passages: tuple[PassageNote, ...] = ()
         self._seen = hub.revision(session.id)
 
     def adapter(self, history: History) -> Adapter | None:
@@ -49,11 +47,18 @@ class Writing:
         parent: str | None | Unset,
         passages: tuple[PassageNote, ...],
     ) -> list[StoredMessage]:
-        """Store what is new and an empty answer. Returns the user's messages."""
+        """Store what is new, and an empty answer with what it draws on.
+
+        Returns the user's messages.
+        """
         stored, answer = self._store.append_turn(
-            self.session, messages=messages, parent=parent, version=self.session.version
+            self.session,
+            messages=messages,
+            parent=parent,
+            version=self.session.version,
+            passages=passages,
         )
-        self._question, self._answer, self._passages = stored[-1], answer, passages
+        self._question, self._answer = stored[-1], answer
         self._name(messages[-1].content)
         for message in (*stored, answer):
             self._hub.publish("message", self.session, message)
@@ -73,7 +78,7 @@ class Writing:
             user_message=self._question.id,
             message=self._answer.id,
             version=self.session.version,
-            passages=self._passages,
+            passages=self._answer.passages,
         )
 
     async def flush(self, text: str) -> None:

@@ -12,7 +12,7 @@ from fluvial.store.clock import Clock
 from fluvial.store.database import Database
 from fluvial.store.file import check_text, make_id
 from fluvial.store.session import touch
-from fluvial.types import FinishReason, Message, Role, Session, StoredMessage
+from fluvial.types import FinishReason, Message, PassageNote, Role, Session, StoredMessage
 
 _COLUMNS = table.select_columns(table.message, StoredMessage)
 
@@ -55,6 +55,7 @@ class MessageTable:
         messages: Sequence[Message],
         parent: str | None | Unset,
         version: int,
+        passages: Sequence[PassageNote],
     ) -> tuple[list[StoredMessage], StoredMessage]:
         if not messages:
             raise InputError("messages must hold at least one new message", param="messages")
@@ -64,7 +65,9 @@ class MessageTable:
         with self._database.write() as connection:
             if not isinstance(parent, Unset):
                 _require_last(connection, session, parent)
-            stored = self._append(connection, session, turn, version=version, finish=None)
+            stored = self._append(
+                connection, session, turn, version=version, finish=None, passages=passages
+            )
         return stored[:-1], stored[-1]
 
     def update(
@@ -102,7 +105,9 @@ class MessageTable:
         *,
         version: int,
         finish: FinishReason | None,
+        passages: Sequence[PassageNote] = (),
     ) -> list[StoredMessage]:
+        """Add messages at the end; the last one gets the `passages`."""
         now = self._clock.now()
         touch(connection, session.id, owner=session.owner, at=now)
         c = table.message.c
@@ -118,6 +123,7 @@ class MessageTable:
                 created_at=now,
                 version=version,
                 finish=finish,
+                passages=tuple(passages) if message is messages[-1] else (),
             )
             for number, message in enumerate(messages, 0 if position is None else position + 1)
         ]

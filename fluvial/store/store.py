@@ -19,6 +19,7 @@ from fluvial.types import (
     FinishReason,
     Learning,
     Message,
+    PassageNote,
     Reading,
     ReadingKind,
     ReadingStatus,
@@ -135,14 +136,16 @@ class Store:
         messages: Sequence[Message],
         parent: str | None | Unset,
         version: int,
+        passages: Sequence[PassageNote] = (),
     ) -> tuple[list[StoredMessage], StoredMessage]:
         """Add new messages and an empty answer to them, all or nothing; returns both.
 
         `parent` is the id of the last message the writer has seen, None where it saw none, UNSET
         where it does not care. Raises ConflictError `session_changed` when another one is the last.
+        `passages` are kept with the answer.
         """
         return self._messages.append_turn(
-            session, messages=messages, parent=parent, version=version
+            session, messages=messages, parent=parent, version=version, passages=passages
         )
 
     def update_message(
@@ -180,13 +183,13 @@ class Store:
         """Return the text, exactly as it was given. Raises NotFoundError when it was removed."""
         return self._readings.text(reading)
 
-    def remove_reading_text(self, reading: Reading) -> None:
-        """Remove the text for good; the row stays. A second call does nothing."""
-        self._readings.remove_text(reading)
     def has_reading_text(self, reading: Reading) -> bool:
         """Tell whether the text is still there."""
         return self._readings.has_text(reading)
 
+    def remove_reading_text(self, reading: Reading) -> None:
+        """Remove the text for good; the row stays. A second call does nothing."""
+        self._readings.remove_text(reading)
 
     def update_reading(
         self,

@@ -23,6 +23,8 @@ from sqlalchemy import (
     text,
 )
 
+from fluvial.store.note import PassageNotes
+
 UNFINISHED_MESSAGE = text("role = 'assistant' AND finish IS NULL")
 """Literal, since SQLite uses a partial index only where the query repeats its condition."""
 
@@ -65,6 +67,7 @@ message = Table(
     Column("created_at", Float, nullable=False),
     Column("version", Integer, nullable=False),
     Column("finish", Text),
+    Column("passages", PassageNotes, nullable=False, server_default="[]"),
     Index("message_by_position", "session", "position", unique=True),
     Index("message_unfinished", "session", sqlite_where=UNFINISHED_MESSAGE),
 )

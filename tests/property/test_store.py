@@ -23,9 +23,20 @@ from hypothesis.stateful import (
 
 from fluvial.errors import ConflictError, NotFoundError
 from fluvial.store import UNSET, Store, write_atomically
-from fluvial.types import ChunkScore, Message, Reading, Session, StoredMessage, Version
+from fluvial.types import (
+    ChunkScore,
+    Message,
+    PassageNote,
+    Reading,
+    Session,
+    StoredMessage,
+    Version,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NOTES = st.lists(
+    st.builds(PassageNote, reading=TEXT, name=TEXT, tokens=st.integers(0, 2**40)), max_size=2
+)
 OWNERS = st.sampled_from(["ann", "bob"])
 
 
@@ -112,8 +123,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.session(id, owner=gone.session.owner)
         assert not (self.folder / "data" / "sessions" / id).exists()
 
-    @rule(id=sessions, texts=st.lists(TEXT, min_size=1, max_size=3), parent=st.integers(-2, 4))
-    def append_turn(self, id: str, texts: list[str], parent: int) -> None:
+    @rule(
+        id=sessions,
+        texts=st.lists(TEXT, min_size=1, max_size=3),
+        parent=st.integers(-2, 4),
+        notes=NOTES,
+    )
+    def append_turn(self, id: str, texts: list[str], parent: int, notes: list[PassageNote]) -> None:
         """`parent` picks a message of the session; -1 is None, -2 is UNSET."""
         model = self.models[id]
         known = [message.id for message in model.messages]
@@ -124,9 +140,10 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.append_turn(model.session, messages=messages, parent=given, version=0)
             return
         users, answer = self.store.append_turn(
-            model.session, messages=messages, parent=given, version=0
+            model.session, messages=messages, parent=given, version=0, passages=notes
         )
         assert [message.content for message in users] == texts
+        assert answer.passages == tuple(notes)
         model.messages += [*users, answer]
         self._touched(model)
 
@@ -311,6 +328,12 @@ class StoreMachine(RuleBasedStateMachine):
             expected |= {root / id / "readings" / f"{key}.txt" for key in texts}
             expected |= {root / id / "versions" / f"{n}.safetensors" for n in model.versions}
         assert {path for path in root.rglob("*") if path.is_file()} == expected
+
+    @invariant()
+    def removed_texts_are_known(self) -> None:
+        for model in self.models.values():
+            for key, text in model.texts.items():
+                assert self.store.has_reading_text(model.readings[key]) == (text is not None)
 
     @invariant()
     def queue_agrees(self) -> None:

@@ -387,6 +387,7 @@ def test_passages_of_a_document_stand_before_the_question_in_the_prompt_only(
     assert prompt[-1].content.endswith("What does the zebra eat?")
     stored = server.client.get(f"{path}/messages").json()["data"]
     assert stored[0]["content"] == "What does the zebra eat?"
+    assert [message["passages"] for message in stored] == [[], passages]
     server.say(session, "Completely unrelated: hello")
     assert server.rig.engine.calls[-1].messages[0].content == "What does the zebra eat?"
 
@@ -408,8 +409,13 @@ def test_a_removed_document_is_not_quoted(server: Running) -> None:
     body = {"name": "z.txt", "text": "The zebra eats grass. " * 20}
     reading = server.client.post(f"{path}/readings", json=body).json()
     server.wait_for(f"{path}/readings", lambda found: found["data"][0]["status"] == "done")
+    quoted = server.say(session, "zebra?").json()["fluvial"]["passages"]
     server.client.delete(f"{path}/readings/{reading['id']}")
     assert server.say(session, "zebra?").json()["fluvial"]["passages"] == []
+    # What stood beside an earlier question is still told.
+    stored = server.client.get(f"{path}/messages").json()["data"]
+    assert [message["passages"] for message in stored] == [[], quoted, [], []]
+    assert [note["name"] for note in quoted] == ["z.txt"]
 
 
 def test_long_messages_are_learned_from_and_short_ones_are_not(server: Running) -> None:

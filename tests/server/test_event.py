@@ -22,24 +22,60 @@ def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_a_conversation_is_told_as_it_happens(server: Running) -> None:
+    # A session is told as it is when it is told: the answer goes on until its begin was seen.
+    server.rig.engine.reply = lambda _: "word " * 100_000
+    server.rig.engine.delay_s = 0.01
     session = server.create_session()
     with server.client.stream("GET", f"/v1/sessions/{session}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = stream.iter_lines()
         assert next(lines) == ": listening"
-        server.say(session, "hi")
-        events = parse_events(lines)
         seen: list[tuple[str, Any]] = []
-        while not seen or seen[-1] != ("session", False):
-            name, data = next(events)
-            if name == "session":
-                assert data["id"] == session
-                seen.append((name, data["busy"]))
-            else:
-                seen.append((name, data["finish"]))
+        with server.stream(session):
+            events = parse_events(lines)
+            while not seen or seen[-1] != ("session", False):
+                name, data = next(events)
+                if name == "session":
+                    assert data["id"] == session
+                    seen.append((name, data["busy"]))
+                else:
+                    seen.append((name, data["finish"]))
+                if seen[-1] == ("session", True):
+                    server.client.post(f"/v1/sessions/{session}/stop")
     assert seen[0] == ("message", None)
-    assert ("session", True) in seen
-    assert seen.index(("message", "stop")) > seen.index(("session", True))
+    assert seen.index(("message", "cancelled")) > seen.index(("session", True))
+
+
+def test_both_tellings_of_an_answer_hold_its_passages(server: Running) -> None:
+    session = server.create_session()
+    body = {"name": "z.txt", "text": "The zebra eats grass. " * 20}
+    reading = server.client.post(f"/v1/sessions/{session}/readings", json=body).json()["id"]
+    with server.client.stream("GET", f"/v1/sessions/{session}/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.say(session, "zebra?")
+        answers: list[dict[str, Any]] = []
+        for name, data in parse_events(lines):
+            if name == "message" and data["role"] == "assistant":
+                answers.append(data)
+                if data["finish"] is not None:
+                    break
+    told = [[note["reading"] for note in answer["passages"]] for answer in answers]
+    assert told == [[reading], [reading]]
+
+
+def test_a_reading_whose_text_is_removed_is_told_so(server: Running) -> None:
+    session = server.create_session()
+    path = f"/v1/sessions/{session}/readings"
+    body = {"name": "a", "text": "word " * 40}
+    reading = server.client.post(path, json=body).json()["id"]
+    server.wait_for(path, lambda found: found["data"][0]["status"] == "done")
+    with server.client.stream("GET", f"/v1/sessions/{session}/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.client.delete(f"{path}/{reading}")
+        data = next(data for name, data in parse_events(lines) if name == "reading")
+    assert (data["id"], data["status"], data["text"]) == (reading, "done", False)
 
 
 def test_a_reading_is_told_with_scores_and_its_version(server: Running) -> None:

@@ -1,11 +1,12 @@
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fluvial.errors import ConflictError, InputError, NotFoundError
 from fluvial.store import UNSET, Store
-from fluvial.types import Message, Session, StoredMessage
+from fluvial.types import Message, PassageNote, Session, StoredMessage
 
 HI = Message(role="user", content="hi")
 TEXTS = {
@@ -65,6 +66,34 @@ def test_turn_is_stored_with_an_empty_answer(store: Store, session: Session) -> 
     assert store.messages(session) == [*users, answer]
     moved = store.session(session.id, owner="ann")
     assert moved.updated_at > session.updated_at
+
+
+@pytest.mark.parametrize("name", [t for t in TEXTS.values() if len(t) < 100], ids=repr)
+def test_passages_are_kept_with_the_answer_only(
+    store: Store, session: Session, data_dir: Path, name: str
+) -> None:
+    notes = (
+        PassageNote(reading="read_b", name=name, tokens=300),
+        PassageNote(reading="read_a", name="a.txt", tokens=0),
+    )
+    users, answer = store.append_turn(
+        session, messages=[HI, HI], parent=None, version=0, passages=notes
+    )
+    assert [message.passages for message in (*users, answer)] == [(), (), notes]
+    done = store.update_message(answer, content="done", finish="stop")
+    assert done == replace(answer, content="done", finish="stop")
+    store.close()
+    again = Store.open(data_dir)
+    assert again.messages(session) == [*users, done]
+    again.close()
+
+
+def test_a_turn_that_is_refused_leaves_no_passages(store: Store, session: Session) -> None:
+    note = PassageNote(reading="read_a", name="a.txt", tokens=1)
+    store.append_turn(session, messages=[HI], parent=None, version=0)
+    with pytest.raises(ConflictError):
+        store.append_turn(session, messages=[HI], parent=None, version=0, passages=[note])
+    assert [message.passages for message in store.messages(session)] == [(), ()]
 
 
 def test_turn_without_messages_is_refused(store: Store, session: Session) -> None:
