@@ -50,8 +50,8 @@ function touch(kept, change = {}) {
   tell(kept, 'session', kept.session);
 }
 
-function store(kept, role, content, finish) {
-  const message = { id: id('msg'), role, content, created_at: now(), version: kept.session.version, finish };
+function store(kept, role, content, finish, passages = []) {
+  const message = { id: id('msg'), role, content, created_at: now(), version: kept.session.version, finish, passages };
   kept.messages.push(message);
   tell(kept, 'message', message);
   return message;
@@ -130,8 +130,9 @@ async function chat(request, response, body) {
   if (text.includes('too long')) throw new Failure(400, 'context_length_exceeded', 'The conversation has 40,112 tokens; 32,768 fit.');
   touch(kept, { busy: true, title: kept.session.title || text.slice(0, 60) });
   const question = store(kept, 'user', text, null);
-  const answer = store(kept, 'assistant', '', null);
-  const passages = kept.readings.filter((one) => one.kind === 'document').map(({ id: reading, name }) => ({ reading, name, tokens: 312 }));
+  const documents = kept.readings.filter((one) => one.kind === 'document' && one.text);
+  const passages = documents.map(({ id: reading, name }) => ({ reading, name, tokens: 312 }));
+  const answer = store(kept, 'assistant', '', null, passages);
   const turn = { session: kept.session.id, user_message: question.id, message: answer.id, version: kept.session.version, passages };
   response.writeHead(200, { 'content-type': 'text/event-stream' });
   const write = (delta, finish, extra) =>
@@ -217,9 +218,9 @@ function startReading(kept, request, data) {
 function stopReading(kept, which) {
   const reading = kept.readings.find((one) => one.id === which);
   if (['queued', 'reading'].includes(reading.status)) reading.status = 'cancelled';
-  return reading;
   reading.text = false;
   tell(kept, 'reading', reading);
+  return reading;
 }
 
 function restore(kept, version) {

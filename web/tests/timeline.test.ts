@@ -3,7 +3,7 @@ import type { Message, Reading } from '../src/api/type';
 import { buildTimeline } from '../src/state/timeline';
 
 const message = (id: string, created_at: number): Message =>
-  ({ id, role: 'user', content: id, created_at, version: 0, finish: null });
+  ({ id, role: 'user', content: id, created_at, version: 0, finish: null, passages: [] });
 
 const reading = (id: string, created_at: number): Reading => ({
   id, session: 's', kind: 'document', name: id, status: 'done', bytes: 1, text: true, tokens_total: 1, tokens_read: 1,

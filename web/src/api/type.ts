@@ -31,7 +31,7 @@ export interface Message {
   created_at: number;
   version: number;
   finish: Finish | null;
-  passages?: Passage[];
+  passages: Passage[];
 }
 
 export interface Reading {

@@ -4,7 +4,7 @@ import { ask } from '../api/chat';
 import { RequestError, client } from '../api/client';
 import { follow, pause, type Listener } from '../api/event';
 import type { Message, Session, Turn } from '../api/type';
-import { recallDraft, recallPassages, rememberDraft, rememberPassages } from './draft';
+import { recallDraft, rememberDraft } from './draft';
 import { explain } from './explain';
 import { health } from './health.svelte';
 import { Learning } from './learning.svelte';
@@ -191,10 +191,7 @@ export class Conversation implements Listener {
 
   #takeMessages(messages: Message[]): void {
     const live = this.messages.find((message) => message.id === this.liveMessage);
-    this.messages = messages.map((message) => {
-      if (live && message.id === live.id) return live;
-      return { ...message, passages: message.passages ?? recallPassages(message.id) };
-    });
+    this.messages = messages.map((message) => (live && message.id === live.id ? live : message));
   }
 
   #putMessage(message: Message): void {
@@ -202,9 +199,8 @@ export class Conversation implements Listener {
     if (this.#pending && !this.#pending.turn) return;
     if (message.id === this.liveMessage) return;
     const at = this.messages.findIndex((other) => other.id === message.id);
-    const passages = message.passages ?? recallPassages(message.id);
-    if (at < 0) this.messages.push({ ...message, passages });
-    else this.messages[at] = { ...message, passages };
+    if (at < 0) this.messages.push(message);
+    else this.messages[at] = message;
   }
 
   // Talking
@@ -256,7 +252,7 @@ export class Conversation implements Listener {
     if (!this.#pending) return;
     if (!this.#pending.turn) {
       rememberDraft(this.id, this.draft);
-      const common = { created_at: Date.now() / 1000, version: turn.version, finish: null };
+      const common = { created_at: Date.now() / 1000, version: turn.version, finish: null, passages: [] };
       const question: Message = { id: turn.user_message, role: 'user', content: this.#pending.text, ...common };
       const answer: Message = { id: turn.message, role: 'assistant', content: '', ...common };
       const others = this.messages.filter((one) => one.id !== question.id && one.id !== answer.id);
@@ -267,7 +263,6 @@ export class Conversation implements Listener {
     if (!answer) return;
     answer.version = turn.version;
     answer.passages = turn.passages;
-    rememberPassages(turn.message, turn.passages);
   }
 
   async #recover(error: unknown, text: string): Promise<void> {
