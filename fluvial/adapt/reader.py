@@ -62,6 +62,9 @@ class _Desk:
     """What the reader's thread shares with callers, under one lock."""
 
     jobs: dict[str, _Job] = field(default_factory=dict)
+    opening: str | None = None
+    cancelled: bool = False
+    """Whether the reading being opened was cancelled meanwhile."""
     wake: threading.Condition = field(default_factory=threading.Condition)
     closing: bool = False
 
@@ -113,16 +116,19 @@ class Reader:
     def cancel(self, reading: Reading) -> None:
         """Stop one reading; returns once the reader has let go of it and saved what it learned."""
         with self._desk.wake:
-            job = self._desk.jobs.get(reading.id)
-            if job is not None:
-                job.cancelled = True
-                self._desk.wake.notify_all()
-                self._desk.wake.wait_for(
-                    lambda: reading.id not in self._desk.jobs or self._desk.closing
+            if self._desk.opening == reading.id:
+                self._desk.cancelled = True
+            elif reading.id in self._desk.jobs:
+                self._desk.jobs[reading.id].cancelled = True
+            elif reading.status in ("queued", "reading"):
+                self._store.update_reading(reading, status="cancelled")
+            self._desk.wake.notify_all()
+            self._desk.wake.wait_for(
+                lambda: (
+                    self._desk.closing
+                    or (reading.id not in self._desk.jobs and reading.id != self._desk.opening)
                 )
-                return
-        if reading.status in ("queued", "reading"):
-            self._store.update_reading(reading, status="cancelled")
+            )
 
     def speed(self, reading_id: str) -> float | None:
         """Return tokens per second of a reading under way, None when it has none yet."""
@@ -166,22 +172,34 @@ class Reader:
         return self._desk.jobs.get(reading.id) or self._open(session, reading)
 
     def _open(self, session: Session, reading: Reading) -> _Job | None:
+        with self._desk.wake:
+            self._desk.opening, self._desk.cancelled = reading.id, False
+        job: _Job | None = None
         try:
-            if session.checkpoint != self._checkpoint:
-                raise NotFoundError("the session's model is another build of the one being served")
-            text = self._store.reading_text(reading)
-            ids = self._tokenizer.encode(text)
-            self._store.truncate_scores(reading, start=reading.tokens_read)
-            reading = self._store.update_reading(reading, status="reading", tokens_total=len(ids))
+            job = self._load(session, reading)
         except FluvialError as error:
             self._fail(session, reading, error)
-            return None
-        lengths = [len(self._tokenizer.token_bytes(token)) for token in ids]
-        job = _Job(session, reading, ids, lengths, reading.tokens_read)
         with self._desk.wake:
-            self._desk.jobs[reading.id] = job
-        self._tell_reading(job)
+            self._desk.opening = None
+            if job is not None:
+                job.cancelled = self._desk.cancelled
+                self._desk.jobs[reading.id] = job
+            self._desk.wake.notify_all()
+        if job is not None:
+            self._tell_reading(job)
         return job
+
+    def _load(self, session: Session, reading: Reading) -> _Job | None:
+        """Make a job of a queued reading; None where it was cancelled a moment ago."""
+        if self._store.reading(session, reading.id).status == "cancelled":
+            return None
+        if session.checkpoint != self._checkpoint:
+            raise NotFoundError("the session's model is another build of the one being served")
+        ids = self._tokenizer.encode(self._store.reading_text(reading))
+        lengths = [len(self._tokenizer.token_bytes(token)) for token in ids]
+        self._store.truncate_scores(reading, start=reading.tokens_read)
+        reading = self._store.update_reading(reading, status="reading", tokens_total=len(ids))
+        return _Job(session, reading, ids, lengths, reading.tokens_read)
 
     def _work(self, job: _Job) -> None:
         """Read one chunk of a job, or end it."""

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,4 +174,29 @@ def test_the_version_in_force_can_not_be_deleted_others_can(desk: Desk) -> None:
     session = desk.history.forget(session)
     assert session.version == 0
     assert desk.store.versions(session) == []
+    assert desk.store.scores(session) == []
+
+
+def test_a_reading_cancelled_while_it_is_opened_is_never_scored(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, go_on = threading.Event(), threading.Event()
+    encode = desk.reader._tokenizer.encode
+
+    def encode_slowly(text: str) -> list[int]:
+        opened.set()
+        go_on.wait(60)
+        return encode(text)
+
+    monkeypatch.setattr(desk.reader._tokenizer, "encode", encode_slowly)
+    session = desk.begin()
+    reading = desk.queue(session, TEXT)
+    assert opened.wait(60)
+    stopper = threading.Thread(target=desk.reader.cancel, args=(reading,))
+    stopper.start()
+    while not desk.reader._desk.cancelled:
+        time.sleep(0.01)
+    go_on.set()
+    stopper.join(60)
+    assert desk.store.reading(session, reading.id).status == "cancelled"
     assert desk.store.scores(session) == []
