@@ -198,6 +198,9 @@ class Service:
             raise InputError("give the text a name", param="name")
         reading = self._store.create_reading(session, kind="document", name=name, text=text)
         self._reader.wake()
+        session = self._now(session)
+        if not session.title:
+            session = self._store.update_session(session, title=name)
         self.hub.publish("reading", session, reading)
         self.hub.publish("session", session, session)
         return self.reading_state(reading)

@@ -213,3 +213,13 @@ def test_a_reading_of_another_session_is_not_found(server: Running) -> None:
         f"/v1/sessions/{mine}/readings", json={"name": "a", "text": "text " * 50}
     ).json()["id"]
     assert server.client.delete(f"/v1/sessions/{other}/readings/{reading}").status_code == 404
+
+
+def test_a_conversation_that_begins_with_a_document_is_named_after_it(server: Running) -> None:
+    session = server.create_session()
+    path = f"/v1/sessions/{session}"
+    server.client.post(f"{path}/readings", json={"name": "handbook.md", "text": "words " * 9})
+    assert server.client.get(path).json()["title"] == "handbook.md"
+    server.client.patch(path, json={"title": "Mine"})
+    server.client.post(f"{path}/readings", json={"name": "other.md", "text": "words " * 9})
+    assert server.client.get(path).json()["title"] == "Mine"
