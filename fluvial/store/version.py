@@ -77,7 +77,7 @@ class VersionTable:
             require_version(connection, session.id, number)
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFoundError("version 0 is the base: nothing is stored for it", param="version")
+            raise _base_error()
         return table.make_record(row, Version)
 
     def delete(self, session: Session, number: int) -> None:
@@ -93,6 +93,8 @@ class VersionTable:
                     code="version_in_force",
                     param="version",
                 )
+            if number == BASE_VERSION:
+                raise _base_error()
             require_version(connection, session.id, number)
             connection.execute(
                 delete(table.version).where(c.session == session.id, c.number == number)

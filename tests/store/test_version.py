@@ -114,6 +114,12 @@ def test_delete_removes_row_and_file_of_one_version(store: Store, session: Sessi
     assert [store.version_path(session, n).exists() for n in (1, 2, 3)] == [True, False, True]
 
 
+def test_the_base_is_not_deleted(store: Store, session: Session) -> None:
+    add_version(store, session)
+    with pytest.raises(NotFoundError, match="is the base"):
+        store.delete_version(session, 0)
+
+
 def test_version_in_force_is_not_deleted(store: Store, session: Session) -> None:
     add_version(store, session)
     with pytest.raises(ConflictError, match="in force") as caught:
