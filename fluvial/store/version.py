@@ -123,6 +123,10 @@ class VersionTable:
         return SessionFolder(self._root, session.id).version_path(number)
 
 
+def _base_error() -> NotFoundError:
+    return NotFoundError("version 0 is the base: nothing is stored for it", param="version")
+
+
 def _check(version: Version, *, reading: Reading | None) -> None:
     if reading is not None and reading.session != version.session:
         raise NotFoundError(f"no reading {reading.id!r} in session {version.session}")
