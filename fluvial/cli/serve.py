@@ -37,10 +37,19 @@ def serve(
         threads=threads,
     )
     from fluvial.cli.progress import TransferBar
+    from fluvial.cli.terminal import write_note
     from fluvial.model.registry import Registry
 
     with TransferBar() as bar:
         Registry(settings.data_dir).ensure(settings.model, offline=settings.offline, progress=bar)
     from fluvial.server import app
 
-    app.serve(settings)
+    told = False
+
+    def tell_build(_: float) -> None:
+        nonlocal told
+        if not told:
+            write_note(f"building the decoding graph of {settings.model}, once; it takes seconds")
+        told = True
+
+    app.serve(settings, on_build=tell_build)

@@ -64,18 +64,24 @@ async def show_openapi(request: Request) -> dict[str, Any]:
     return request.app.openapi()
 
 
-def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
+def serve(
+    settings: Settings,
+    *,
+    announce: Callable[[str], None] = print,
+    on_build: Callable[[float], None] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     The port is taken first, so that a clash is told at once and not after the model has loaded. The
     learner may still be starting when the first request is answered. `announce` gets one line with
-    the address when the server is ready. Raises FluvialError for what keeps it from starting.
+    the address when the server is ready; `on_build` hears the share done of a graph that must be
+    built first. Raises FluvialError for what keeps it from starting.
     """
     from fluvial.service.start import open_service
 
     check_exposure(settings)
     with bind(settings) as listener:
-        service = open_service(settings)
+        service = open_service(settings, on_build=on_build)
         try:
             server = _Server(create_app(service), service=service, listener=listener)
             server.announce = announce

@@ -15,6 +15,7 @@ from fluvial.engine.engine import Engine
 from fluvial.engine.thread import choose_for
 from fluvial.model.built import ensure_graph
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
+from fluvial.model.graph import Progress
 from fluvial.model.opening import choose_first_token, open_template, open_tokenizer
 from fluvial.model.registry import Registry
 from fluvial.service.hub import Hub
@@ -25,7 +26,7 @@ from fluvial.types import ModelInfo
 log = logging.getLogger(__name__)
 
 
-def open_service(settings: Settings) -> Service:
+def open_service(settings: Settings, *, on_build: Progress | None = None) -> Service:
     """Open everything that a server needs, as the settings say; close the service at the end.
 
     The learner process only begins to start here, and takes seconds to be ready.
@@ -47,7 +48,7 @@ def open_service(settings: Settings) -> Service:
         )
         undo.callback(learner.close)
         checkpoint = open_checkpoint(Path(info.path), sha256=info.sha256)
-        engine = open_engine(checkpoint, name=info.name, settings=settings)
+        engine = open_engine(checkpoint, name=info.name, settings=settings, on_build=on_build)
         undo.callback(engine.close)
         service = _join(
             settings,
@@ -63,12 +64,17 @@ def open_service(settings: Settings) -> Service:
     return service
 
 
-def open_engine(checkpoint: Checkpoint, *, name: str, settings: Settings) -> Engine:
-    """Run a checkpoint; builds its graph the first time, which takes a while."""
+def open_engine(
+    checkpoint: Checkpoint, *, name: str, settings: Settings, on_build: Progress | None = None
+) -> Engine:
+    """Run a checkpoint; builds its graph the first time, telling `on_build` the share done."""
     begun_s = time.monotonic()
     context_tokens = min(settings.context_tokens, checkpoint.declaration.context_tokens)
     graph_folder = ensure_graph(
-        checkpoint, cache_dir=settings.data_dir / "graphs", positions=context_tokens
+        checkpoint,
+        cache_dir=settings.data_dir / "graphs",
+        positions=context_tokens,
+        progress=on_build,
     )
     threads = settings.threads or choose_for(checkpoint.declaration.layers[0]).threads
     decoder = Decoder(
