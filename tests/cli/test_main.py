@@ -105,7 +105,7 @@ def test_serve_makes_sure_of_the_model_then_serves_these_settings(
         "fluvial.model.registry.Registry.ensure",
         lambda self, name, *, offline, progress: order.append((self.folder, name, offline)),
     )
-    monkeypatch.setattr(app, "serve", order.append)
+    monkeypatch.setattr(app, "serve", lambda settings, **_: order.append(settings))
     args = ["--port", "0", "--data-dir", str(tmp_path), "--model", "tiny", "--threads", "2"]
     assert run(["serve", *args]) == 0
     assert order[0] == (tmp_path / "models", "tiny", False)
