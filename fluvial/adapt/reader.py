@@ -269,15 +269,15 @@ class Reader:
                 del self._live[session_id]
 
     def _keep_score(self, job: _Job, chunk: Sequence[int], result: ChunkResult) -> None:
+        if result.frozen_nats is None:  # evidence without its comparison would be none
+            raise LearnerError("the learner answered without the frozen model's score")
         score = ChunkScore(
             session=job.session.id,
             reading=job.reading.id,
             start=job.position,
             tokens=len(chunk),
             bytes=sum(job.lengths[job.position : job.position + len(chunk)]),
-            frozen_nats=result.frozen_nats
-            if result.frozen_nats is not None
-            else result.adapted_nats,
+            frozen_nats=result.frozen_nats,
             adapted_nats=result.adapted_nats,
             version=job.session.version,
             learned=result.learned,
