@@ -93,6 +93,7 @@ def _chat(visit: Visit) -> None:
     answer = page.get_by_test_id("message-assistant").first
     expect(answer).to_have_attribute("data-finish", re.compile("stop|length"), timeout=PATIENCE_MS)
     assert len(answer.inner_text()) > 10
+    expect(page.get_by_test_id("problem")).to_have_count(0)
 
 
 def _stop_midway(visit: Visit) -> None:
@@ -109,6 +110,7 @@ def _stop_midway(visit: Visit) -> None:
 def _drop(visit: Visit, document: Path) -> None:
     page = visit.page
     visit.drop_file(document)
+    expect(page.get_by_test_id("problem")).to_have_count(0)
     card = page.get_by_test_id("reading-card").first
     expect(card).to_contain_text("manual.pdf")
     expect(page.get_by_test_id("reading-progress").first).to_be_visible()

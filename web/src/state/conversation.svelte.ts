@@ -237,13 +237,18 @@ export class Conversation implements Listener {
     const parent = this.messages.at(-1)?.id ?? null;
     const question = { session: session.id, parent, text: pending.text, model: session.model };
     let finished = false;
-    for await (const piece of ask(question, pending.controller.signal)) {
-      if (piece.turn) this.#takeTurn(piece.turn);
-      const answer = this.messages.find((message) => message.id === this.liveMessage);
-      if (!answer) continue;
-      answer.content += piece.text;
-      if (piece.finish) answer.finish = piece.finish;
-      finished ||= piece.finish !== null;
+    try {
+      for await (const piece of ask(question, pending.controller.signal)) {
+        if (piece.turn) this.#takeTurn(piece.turn);
+        const answer = this.messages.find((message) => message.id === this.liveMessage);
+        if (!answer) continue;
+        answer.content += piece.text;
+        if (piece.finish) answer.finish = piece.finish;
+        finished ||= piece.finish !== null;
+      }
+    } catch (error) {
+      // The answer is whole once its finish has come: a connection that breaks after it loses nothing.
+      if (!finished) throw error;
     }
     if (!finished || this.stopping) throw new RequestError('', 0, 'broken');
   }
