@@ -37,7 +37,7 @@ def create_reference(family: str, *, tied: bool = False, seed: int = 0) -> PreTr
 def load_reference(checkpoint: Checkpoint) -> PreTrainedModel:
     """Make the `transformers` model of a checkpoint, with the same dequantised weights."""
     declaration = checkpoint.declaration
-    attention = declaration.layers[0].attention
+    attention = declaration.layers[0].mixer
     config_class, model_class = _CLASSES[declaration.family]
     config = config_class(
         vocab_size=declaration.vocab_size,
@@ -49,7 +49,10 @@ def load_reference(checkpoint: Checkpoint) -> PreTrainedModel:
         rms_norm_eps=declaration.norm_epsilon,
         max_position_embeddings=declaration.context_tokens,
         tie_word_embeddings=declaration.tied_head,
-        rope_parameters={"rope_type": "default", "rope_theta": attention.rope_theta},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": attention.rotary.frequencies[1] ** (-attention.head_width / 2),
+        },
     )
     with torch.device("meta"):
         model = model_class(config)

@@ -58,7 +58,7 @@ class Decoder:
         """
         buffers: dict[str, Any] = {}
         for index, layer in enumerate(self._declaration.layers):
-            shape = (1, layer.attention.kv_heads, capacity_tokens, layer.attention.head_width)
+            shape = (1, layer.mixer.kv_heads, capacity_tokens, layer.mixer.head_width)
             for part in ("key", "value"):
                 buffers[f"{index}.{part}"] = ort.OrtValue.ortvalue_from_shape_and_type(
                     shape, np.float32

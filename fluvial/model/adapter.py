@@ -45,7 +45,8 @@ def list_shapes(declaration: Declaration, *, rank: int) -> dict[str, tuple[int, 
         for group in layer.groups:
             shapes[f"layers.{index}.{group.name}.a"] = (group.inputs, rank)
             shapes[f"layers.{index}.{group.name}.b"] = (rank, group.outputs)
-        shapes[f"layers.{index}.gain"] = (layer.mlp.width,)
+        if layer.gain_width:
+            shapes[f"layers.{index}.gain"] = (layer.gain_width,)
     return shapes
 
 

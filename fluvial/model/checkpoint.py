@@ -135,7 +135,7 @@ def _read_config(path: Path) -> dict[str, object]:
 
 
 def _check_declaration(declaration: Declaration) -> Declaration:
-    attention = declaration.layers[0].attention
+    attention = declaration.layers[0].mixer
     if len(declaration.layers) > MAX_LAYERS:
         raise ModelError(
             f"{len(declaration.layers)} layers is more than the {MAX_LAYERS} supported"
@@ -175,6 +175,6 @@ def _separate_halves(weights: dict[str, RawTensor], declaration: Declaration) ->
             name = f"layers.{index}.{part}"
             raw = weights[name]
             rows = np.arange(raw.shape[0])
-            half = layer.attention.head_width // 2
+            half = layer.mixer.head_width // 2
             order = rows.reshape(-1, half, 2).swapaxes(1, 2).reshape(-1)
             weights[name] = RawTensor(raw.name, raw.type, raw.shape, raw.blocks[order])

@@ -88,7 +88,7 @@ class _Builder:
         self._input("rows", ["k"], kind=TensorProto.INT64)
         self._input("seqlens_k", ["b"], kind=TensorProto.INT32)
         self._input("total_sequence_length", [], kind=TensorProto.INT32)
-        self._rotary_tables(declaration.layers[0].attention)
+        self._rotary_tables(declaration.layers[0].mixer)
         self._constant("flat", np.array([-1, declaration.width], np.int64))
         self._constant("last_axis", np.array([-1], np.int64))
         residual, branch = "hidden", None
@@ -104,10 +104,8 @@ class _Builder:
     ) -> tuple[str, str]:
         at = f"layers.{index}"
         normal, residual = self._norm(f"{at}.attention_norm", residual, branch)
-        attended = self._attention(
-            index, layer.attention, self._linear(at, layer.attention.qkv, normal)
-        )
-        mixed = self._linear(at, layer.attention.o, attended)
+        attended = self._attention(index, layer.mixer, self._linear(at, layer.mixer.qkv, normal))
+        mixed = self._linear(at, layer.mixer.o, attended)
         normal, residual = self._norm(f"{at}.mlp_norm", residual, mixed)
         activated = self._activation(at, layer, self._linear(at, layer.mlp.gate_up, normal))
         return residual, self._linear(at, layer.mlp.down, activated)
@@ -222,8 +220,7 @@ class _Builder:
         self._outputs.insert(0, _describe("logits", ["k", self._declaration.vocab_size]))
 
     def _rotary_tables(self, attention: Attention) -> None:
-        half = np.arange(0, attention.head_width, 2, dtype=np.float64) / attention.head_width
-        angles = np.outer(np.arange(self._positions), attention.rope_theta**-half)
+        angles = np.outer(np.arange(self._positions), attention.rotary.frequencies)
         self._weight("cos", np.cos(angles).astype(np.float32))
         self._weight("sin", np.sin(angles).astype(np.float32))
 

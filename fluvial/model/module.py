@@ -59,7 +59,7 @@ class Module:
         """Run tokens int64 [s] after `past`; return hidden states [s, d], all keys and values."""
         start = 0 if past is None else past[0][0].shape[-2]
         x_SD = self._embedding[token_ids]
-        turn = _rotary(self.declaration.layers[0].attention, start=start, length=len(token_ids))
+        turn = _rotary(self.declaration.layers[0].mixer, start=start, length=len(token_ids))
         kept: KeysValues = []
         for index, layer in enumerate(self.declaration.layers):
             before = None if past is None else past[index]
@@ -90,7 +90,7 @@ class _Block:
         past: tuple[Tensor, Tensor] | None,
         adapter: AdapterTensors,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        attention, mlp = self._layer.attention, self._layer.mlp
+        attention, mlp = self._layer.mixer, self._layer.mlp
         normal = _normalise(x_SD, self._weights.attention_norm, self._epsilon)
         qkv = self._linear(attention.qkv, normal, adapter)
         mixed, keys_values = _attend(attention, qkv, turn, past)
@@ -167,9 +167,9 @@ def _attend(
 
 
 def _rotary(attention: Attention, *, start: int, length: int) -> tuple[Tensor, Tensor]:
-    half = torch.arange(0, attention.head_width, 2, dtype=torch.float64) / attention.head_width
+    frequencies = torch.tensor(attention.rotary.frequencies, dtype=torch.float64)
     positions = torch.arange(start, start + length, dtype=torch.float64)
-    angles = torch.outer(positions, attention.rope_theta**-half)
+    angles = torch.outer(positions, frequencies)
     return angles.cos().float(), angles.sin().float()
 
 
