@@ -1,0 +1,1 @@
+"""The hot operators of the graph, in C, as custom operators of ONNX Runtime."""

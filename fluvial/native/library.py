@@ -1,0 +1,181 @@
+"""Find the library of native operators, or compile it from the package's C source, once.
+
+A library's file name says what it was made from and what it holds:
+`libfluvial-SOURCE-COMPILER-CONTENT.so`, each a hash. So a stale one is never looked at, and a
+damaged one is noticed before it is loaded. Wheels carry one in the package folder.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from fluvial.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+PACKAGE_DIR = Path(__file__).parent
+SOURCE_DIR = PACKAGE_DIR / "source"
+
+COMPILE_TIMEOUT_S = 600
+# No fused or reordered arithmetic that the source does not ask for: one result on every path.
+FLAGS = (
+    *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"),
+    *("-Wall", "-pthread"),
+)
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+AVX512_FLAGS = (
+    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx512vbmi"),
+    *AVX2_FLAGS,
+)
+VARIANTS = {"avx512": AVX512_FLAGS, "avx2": AVX2_FLAGS, "plain": ()}
+
+
+def ensure_library(*, package_dir: Path = PACKAGE_DIR, cache_dir: Path | None = None) -> Path:
+    """Return the path of a sound library of the present source, compiling it when there is none.
+
+    Looks in `package_dir`, then in `cache_dir` (default: the user's cache folder). Two processes
+    may do it at once. Raises EngineError when there is no compiler, it fails, or nothing can be
+    written.
+    """
+    source = hash_source()
+    found = _find(package_dir, f"libfluvial-{source}-")
+    if found is not None:
+        return found
+    folder = cache_dir or Path(platformdirs.user_cache_dir("fluvial", appauthor=False)) / "native"
+    compiler = _find_compiler()
+    # Without a compiler, what any compiler made of this source will do.
+    key = "" if compiler is None else f"{compiler.key}-"
+    found = _find(folder, f"libfluvial-{source}-{key}")
+    return found or compile_library(folder, compiler=compiler)
+
+
+def compile_library(folder: Path, *, compiler: "Compiler | None" = None) -> Path:
+    """Compile the source into `folder` and return the library's path; raises EngineError."""
+    compiler = compiler or _find_compiler()
+    if compiler is None:
+        raise EngineError(_explain_missing_compiler())
+    log.info("compiling the native operators with %s (once)", shlex.join(compiler.command))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as fresh:
+            library = _compile(compiler, Path(fresh))
+            content = _hash_bytes(library.read_bytes())
+            path = folder / f"libfluvial-{hash_source()}-{compiler.key}-{content}.so"
+            os.replace(library, path)
+    except OSError as error:
+        raise EngineError(f"the native operators can't be written to {folder}: {error}") from None
+    return path
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler: how to call it, and a hash of what it says it is."""
+
+    command: tuple[str, ...]
+    key: str
+
+
+def hash_source() -> str:
+    """Return a hash of the C source, the flags and the kind of machine."""
+    state = hashlib.sha256(repr((FLAGS, VARIANTS, platform.system(), _machine())).encode())
+    for path in sorted([*SOURCE_DIR.glob("*.c"), *SOURCE_DIR.glob("*.h")]):
+        content = path.read_bytes()
+        state.update(f"{path.name} {len(content)} ".encode() + content)
+    return state.hexdigest()[:24]
+
+
+def _hash_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
+
+
+def _machine() -> str:
+    return platform.machine().lower()
+
+
+def _find(folder: Path, prefix: str) -> Path | None:
+    """Return a library whose content is what its name says; a damaged one is passed over."""
+    for path in sorted(folder.glob(f"{prefix}*.so")):
+        try:
+            if _hash_bytes(path.read_bytes()) == path.stem.rpartition("-")[2]:
+                return path
+        except OSError as error:
+            log.warning("the native library %s can't be read: %s", path, error)
+            continue
+        log.warning("the native library %s is damaged and is not used", path)
+    return None
+
+
+def _find_compiler() -> Compiler | None:
+    command = tuple(shlex.split(os.environ.get("CC", ""))) or ("cc",)
+    try:
+        version = _run([*command, "--version"], timeout_s=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Compiler(command, _hash_bytes(repr((command, version)).encode())[:12])
+
+
+def _explain_missing_compiler() -> str:
+    named = os.environ.get("CC")
+    missing = f"CC={named} does not run" if named else "there is no C compiler (cc)"
+    return (
+        f"the native operators must be compiled once, and {missing}; install one (Debian, Ubuntu: "
+        "apt install gcc libc6-dev; Fedora: dnf install gcc; macOS: xcode-select --install) or "
+        "name one in the environment's CC"
+    )
+
+
+def _compile(compiler: Compiler, folder: Path) -> Path:
+    library = folder / "libfluvial.so"
+    jobs = list(_list_objects(folder))
+    objects = [str(path) for path, _ in jobs]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        done = [pool.submit(_call, compiler, *given, "-o", str(path)) for path, given in jobs]
+        for one in done:
+            one.result()
+    _call(compiler, "-shared", "-pthread", *objects, "-lm", "-o", str(library))
+    return library
+
+
+def _list_objects(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield (object file, arguments that make it); kernels once per variant."""
+    base = [*FLAGS, f'-DSOURCE_HASH="{hash_source()}"', f"-I{SOURCE_DIR}", "-c"]
+    on_x86 = _machine() in ("x86_64", "amd64")
+    variants = VARIANTS if on_x86 else {"plain": ()}
+    for path in sorted(SOURCE_DIR.glob("*.c")):
+        if not path.stem.startswith("kernel_"):
+            yield folder / f"{path.stem}.o", [*base, str(path)]
+            continue
+        for name, flags in variants.items():
+            yield (
+                folder / f"{path.stem}.{name}.o",
+                [*base, *flags, f"-DVARIANT={name}", str(path)],
+            )
+
+
+def _call(compiler: Compiler, *arguments: str) -> None:
+    try:
+        _run([*compiler.command, *arguments], timeout_s=COMPILE_TIMEOUT_S)
+    except subprocess.CalledProcessError as error:
+        said = str(error.stderr).strip()[-2000:]
+        raise EngineError(
+            f"{shlex.join(compiler.command)} could not compile the native operators: {said}"
+        ) from None
+    except subprocess.SubprocessError as error:
+        raise EngineError(f"the C compiler did not finish: {error}") from None
+
+
+def _run(command: list[str], *, timeout_s: float) -> str:
+    done = subprocess.run(  # noqa: S603 - the user's own compiler on our own source
+        command, capture_output=True, text=True, check=True, timeout=timeout_s, errors="replace"
+    )
+    return done.stdout

@@ -1,0 +1,68 @@
+/* Inner loops that depend on the instruction set.
+
+   Each kernel_*.c is compiled once per variant: on x86-64 as avx512 (with VNNI and VBMI), avx2 and
+   plain, elsewhere as plain. KERNEL(name) is a function's name in the variant being compiled, and
+   HAS_AVX512 / HAS_AVX2 say what it may use. To add a kernel: one line in KERNEL_LIST, and in a
+   kernel_*.c `RESULT KERNEL(name)(ARGUMENTS) {...}`. Operators call `kernels()->name(...)`. */
+#ifndef FLUVIAL_KERNEL_H
+#define FLUVIAL_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "linear.h"
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define KERNEL(name) JOIN(name, VARIANT)
+
+#ifdef __AVX512VNNI__
+#define HAS_AVX512 1
+#endif
+#ifdef __AVX2__
+#define HAS_AVX2 1
+#endif
+
+/* K(result, name, (arguments)) */
+#define KERNEL_LIST(K)                                                                             \
+    /* y = factor * x */                                                                           \
+    K(void, scale, (float *y, const float *x, float factor, int64_t count))                        \
+    /* Round rows [first, end) of x [rows][inputs]; a last block not full is filled with zeros. */ \
+    K(void, round_rows,                                                                            \
+      (const float *x, int64_t inputs, int64_t first, int64_t end, Rounded *out))                  \
+    /* y[t][n] = x times matrix, plus bias (or NULL), for a range of tiles and one of rows. */     \
+    K(void, multiply_rows,                                                                         \
+      (const Matrix *m, const Rounded *x, const float *bias, int64_t first_tile, int64_t end_tile, \
+       int64_t first, int64_t end, float *y))                                                      \
+    /* The same for a matrix of 32 bits. */                                                        \
+    K(void, multiply_floats,                                                                       \
+      (const Matrix *m, const float *x, const float *bias, int64_t first_tile, int64_t end_tile,   \
+       int64_t first, int64_t end, float *y))                                                      \
+    /* low[r] = sum over k of x[k] * a[k][r], an adapter's first half. */                          \
+    K(void, reduce_row, (const float *x, const float *a, int64_t inputs, int64_t rank, float *low)) \
+    /* y[n] += sum over r of low[r] * b[r][n] for n in [first, end): its second half. */           \
+    K(void, expand_row,                                                                            \
+      (const float *low, const float *b, int64_t rank, int64_t outputs, int64_t first,             \
+       int64_t end, float *y))
+
+#define KERNEL_FIELD(result, name, arguments) result(*name) arguments;
+typedef struct Kernels {
+    const char *variant;
+    KERNEL_LIST(KERNEL_FIELD)
+} Kernels;
+#undef KERNEL_FIELD
+
+#ifdef VARIANT
+#define KERNEL_PROTOTYPE(result, name, arguments) result KERNEL(name) arguments;
+KERNEL_LIST(KERNEL_PROTOTYPE)
+#undef KERNEL_PROTOTYPE
+extern const Kernels KERNEL(kernels);
+#endif
+
+/* The variant in use. */
+const Kernels *kernels(void);
+/* Choose the best that this machine runs, or the one named by the environment's FLUVIAL_KERNELS.
+   Returns NULL, or what was wrong. Happens each time a session registers the library. */
+const char *choose_kernels(void);
+
+#endif

@@ -1,0 +1,510 @@
+/* Rounding of inputs, and products with packed matrices (linear.h). Compiled once a variant. */
+#include "kernel.h"
+#include "half.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(HAS_AVX2)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define COLUMNS 8
+
+/* ---- rounding ------------------------------------------------------------------------------ */
+
+#if defined(HAS_AVX2)
+
+INLINE float largest(const float *x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 a = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x)),
+                             _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 8)));
+    __m256 b = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + 16)),
+                             _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 24)));
+    a = _mm256_max_ps(a, b);
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    c = _mm_max_ss(c, _mm_movehdup_ps(c));
+    return _mm_cvtss_f32(c);
+}
+
+INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
+    const __m256 by = _mm256_set1_ps(inverse);
+    __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), by));
+    __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), by));
+    __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16), by));
+    __m256i d = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 24), by));
+    __m256i sum = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+    /* packs works inside 128-bit lanes: put the eight groups of four back in order */
+    __m256i all = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)q, all);
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(s);
+}
+
+#else
+
+INLINE float largest(const float *x) {
+    float most = 0;
+    for (int i = 0; i < BLOCK; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
+}
+
+INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
+    int32_t sum = 0;
+    for (int i = 0; i < BLOCK; i++) {
+        q[i] = (int8_t)lrintf(x[i] * inverse);
+        sum += q[i];
+    }
+    return sum;
+}
+
+#endif
+
+/* Round `rows` rows of `inputs` floats; a last block that is not full is filled with zeros. */
+void KERNEL(round_rows)(const float *x, int64_t inputs, int64_t first, int64_t end, Rounded *out) {
+    float padded[BLOCK];
+    for (int64_t row = first; row < end; row++) {
+        const float *from = x + row * inputs;
+        for (int64_t block = 0; block < out->blocks; block++) {
+            const float *part = from + block * BLOCK;
+            if ((block + 1) * BLOCK > inputs) {
+                memset(padded, 0, sizeof padded);
+                memcpy(padded, part, (size_t)(inputs - block * BLOCK) * sizeof(float));
+                part = padded;
+            }
+            int64_t at = row * out->blocks + block;
+            float most = largest(part);
+            /* inputs that are not finite give a result that is not finite, never a wrong one */
+            float inverse = most > 1e-30f && most < INFINITY ? 127.0f / most : 0.0f;
+            out->scale[at] = most > 1e-30f || most != most ? most / 127.0f : 0.0f;
+            out->sum[at] = round_block(part, inverse, out->q + at * BLOCK);
+        }
+    }
+}
+
+/* ---- one tile times a few columns ---------------------------------------------------------- */
+
+typedef struct {
+    const int8_t *q[COLUMNS];
+    const float *scale[COLUMNS];
+    const int32_t *sum[COLUMNS];
+} Columns;
+
+#if defined(HAS_AVX512)
+
+typedef struct { __m512i group[8]; } Weights;
+typedef __m512 Lanes;
+
+INLINE Weights load_weights(const uint8_t *at, const int bits) {
+    Weights w;
+    const __m512i low = _mm512_set1_epi8(15);
+    if (bits == 8) {
+        for (int g = 0; g < 8; g++)
+            w.group[g] = _mm512_loadu_si512(at + 64 * g);
+        return w;
+    }
+    for (int j = 0; j < 4; j++) {
+        __m512i both = _mm512_loadu_si512(at + 64 * j);
+        w.group[2 * j] = _mm512_and_si512(both, low);
+        w.group[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+    if (bits == 5) {
+        const __m512i high = _mm512_set1_epi8(16);
+        uint64_t mask[8];
+        memcpy(mask, at + 256, 64);
+        for (int g = 0; g < 8; g++)
+            w.group[g] = _mm512_mask_add_epi8(w.group[g], mask[g], w.group[g], high);
+    }
+    return w;
+}
+
+INLINE Lanes load_scales(const uint8_t *at, const int scale_bytes) {
+    if (scale_bytes == 4)
+        return _mm512_loadu_ps(at);
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
+}
+
+INLINE __m512i broadcast(const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, 4);
+    return _mm512_set1_epi32(four);
+}
+
+INLINE Lanes multiply_block(const Weights *w, const int8_t *q, int32_t start) {
+    __m512i even = _mm512_set1_epi32(start), odd = _mm512_setzero_si512();
+    for (int g = 0; g < 8; g += 2) {
+        even = _mm512_dpbusd_epi32(even, w->group[g], broadcast(q + 4 * g));
+        odd = _mm512_dpbusd_epi32(odd, w->group[g + 1], broadcast(q + 4 * g + 4));
+    }
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+}
+
+INLINE Lanes zero_lanes(void) { return _mm512_setzero_ps(); }
+INLINE Lanes load_lanes(const float *x) { return _mm512_loadu_ps(x); }
+INLINE void store_lanes(float *y, Lanes a) { _mm512_storeu_ps(y, a); }
+INLINE Lanes scale_lanes(Lanes a, float by) { return _mm512_mul_ps(a, _mm512_set1_ps(by)); }
+INLINE Lanes add_product(Lanes sum, Lanes a, Lanes b) { return _mm512_fmadd_ps(a, b, sum); }
+INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
+    return _mm512_fmadd_ps(a, _mm512_set1_ps(by), sum);
+}
+
+#elif defined(HAS_AVX2)
+
+typedef struct { __m256i group[16]; } Weights; /* two halves of eight rows for each group */
+typedef struct { __m256 half[2]; } Lanes;
+
+INLINE Weights load_weights(const uint8_t *at, const int bits) {
+    Weights w;
+    const __m256i low = _mm256_set1_epi8(15);
+    if (bits == 8) {
+        for (int g = 0; g < 16; g++) /* to signed, for the product below */
+            w.group[g] = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(at + 32 * g)),
+                                          _mm256_set1_epi8((char)0x80));
+        return w;
+    }
+    for (int j = 0; j < 4; j++)
+        for (int half = 0; half < 2; half++) {
+            __m256i both = _mm256_loadu_si256((const __m256i *)(at + 64 * j + 32 * half));
+            w.group[4 * j + half] = _mm256_and_si256(both, low);
+            w.group[4 * j + 2 + half] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        }
+    if (bits == 5) {
+        const __m256i pick = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                              2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+        const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
+        for (int g = 0; g < 16; g++) {
+            int32_t mask;
+            memcpy(&mask, at + 256 + 4 * g, 4);
+            __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(mask), pick);
+            __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+            w.group[g] =
+                _mm256_or_si256(w.group[g], _mm256_and_si256(set, _mm256_set1_epi8(16)));
+        }
+    }
+    return w;
+}
+
+INLINE Lanes load_scales(const uint8_t *at, const int scale_bytes) {
+    Lanes s;
+    for (int half = 0; half < 2; half++)
+        s.half[half] = scale_bytes == 4
+                           ? _mm256_loadu_ps((const float *)at + 8 * half)
+                           : _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at + half));
+    return s;
+}
+
+INLINE __m256i broadcast(const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, 4);
+    return _mm256_set1_epi32(four);
+}
+
+INLINE Lanes multiply_nibbles(const Weights *w, const int8_t *q, int32_t start) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    Lanes out;
+    for (int half = 0; half < 2; half++) {
+        __m256i sum = _mm256_set1_epi32(start);
+        for (int g = 0; g < 8; g += 2) {
+            /* at most 4 * 31 * 127: two groups fit 16 bits */
+            __m256i pairs = _mm256_add_epi16(
+                _mm256_maddubs_epi16(w->group[2 * g + half], broadcast(q + 4 * g)),
+                _mm256_maddubs_epi16(w->group[2 * g + 2 + half], broadcast(q + 4 * g + 4)));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+        }
+        out.half[half] = _mm256_cvtepi32_ps(sum);
+    }
+    return out;
+}
+
+INLINE Lanes multiply_bytes(const Weights *w, const int8_t *q) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    Lanes out;
+    for (int half = 0; half < 2; half++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int g = 0; g < 8; g++) {
+            /* |x| is at most 127 and |w| 128, so that pairs stay under 2^15 */
+            __m256i x = broadcast(q + 4 * g), a = w->group[2 * g + half];
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(a, x));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+        }
+        out.half[half] = _mm256_cvtepi32_ps(sum);
+    }
+    return out;
+}
+
+#define BYTES_ARE_SIGNED 1
+
+INLINE Lanes zero_lanes(void) {
+    return (Lanes){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
+}
+INLINE Lanes load_lanes(const float *x) {
+    return (Lanes){{_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}};
+}
+INLINE void store_lanes(float *y, Lanes a) {
+    _mm256_storeu_ps(y, a.half[0]);
+    _mm256_storeu_ps(y + 8, a.half[1]);
+}
+INLINE Lanes scale_lanes(Lanes a, float by) {
+    for (int h = 0; h < 2; h++)
+        a.half[h] = _mm256_mul_ps(a.half[h], _mm256_set1_ps(by));
+    return a;
+}
+INLINE Lanes add_product(Lanes sum, Lanes a, Lanes b) {
+    for (int h = 0; h < 2; h++)
+        sum.half[h] = _mm256_fmadd_ps(a.half[h], b.half[h], sum.half[h]);
+    return sum;
+}
+INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
+    for (int h = 0; h < 2; h++)
+        sum.half[h] = _mm256_fmadd_ps(a.half[h], _mm256_set1_ps(by), sum.half[h]);
+    return sum;
+}
+
+#else
+
+typedef struct { uint8_t q[8][64]; } Weights;
+typedef struct { float at[TILE]; } Lanes;
+
+INLINE Weights load_weights(const uint8_t *at, const int bits) {
+    Weights w;
+    if (bits == 8) {
+        memcpy(w.q, at, 512);
+        return w;
+    }
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 64; i++) {
+            w.q[2 * j][i] = at[64 * j + i] & 15;
+            w.q[2 * j + 1][i] = at[64 * j + i] >> 4;
+        }
+    if (bits == 5)
+        for (int g = 0; g < 8; g++)
+            for (int i = 0; i < 64; i++)
+                w.q[g][i] |= (uint8_t)((at[256 + 8 * g + i / 8] >> (i % 8) & 1) << 4);
+    return w;
+}
+
+INLINE Lanes load_scales(const uint8_t *at, const int scale_bytes) {
+    Lanes s;
+    if (scale_bytes == 4) {
+        memcpy(s.at, at, sizeof s.at);
+        return s;
+    }
+    for (int i = 0; i < TILE; i++) {
+        uint16_t half;
+        memcpy(&half, at + 2 * i, 2);
+        s.at[i] = widen_half(half);
+    }
+    return s;
+}
+
+INLINE Lanes multiply_block(const Weights *w, const int8_t *q, int32_t start) {
+    int32_t sum[TILE];
+    Lanes out;
+    for (int row = 0; row < TILE; row++)
+        sum[row] = start;
+    for (int g = 0; g < 8; g++)
+        for (int row = 0; row < TILE; row++)
+            for (int i = 0; i < 4; i++)
+                sum[row] += (int32_t)w->q[g][4 * row + i] * q[4 * g + i];
+    for (int row = 0; row < TILE; row++)
+        out.at[row] = (float)sum[row];
+    return out;
+}
+
+INLINE Lanes zero_lanes(void) { return (Lanes){{0}}; }
+INLINE Lanes load_lanes(const float *x) {
+    Lanes a;
+    memcpy(a.at, x, sizeof a.at);
+    return a;
+}
+INLINE void store_lanes(float *y, Lanes a) { memcpy(y, a.at, sizeof a.at); }
+INLINE Lanes scale_lanes(Lanes a, float by) {
+    for (int i = 0; i < TILE; i++)
+        a.at[i] *= by;
+    return a;
+}
+INLINE Lanes add_product(Lanes sum, Lanes a, Lanes b) {
+    for (int i = 0; i < TILE; i++)
+        sum.at[i] += a.at[i] * b.at[i];
+    return sum;
+}
+INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
+    for (int i = 0; i < TILE; i++)
+        sum.at[i] += a.at[i] * by;
+    return sum;
+}
+
+#endif
+
+INLINE Lanes multiply(const Weights *w, const int8_t *q, int32_t sum, const int bits,
+                      const int has_minimum) {
+    const int32_t zero = has_minimum ? 0 : bits == 4 ? 8 : bits == 5 ? 16 : 128;
+#ifdef BYTES_ARE_SIGNED
+    if (bits == 8)
+        return multiply_bytes(w, q);
+    return multiply_nibbles(w, q, -zero * sum);
+#else
+    return multiply_block(w, q, -zero * sum);
+#endif
+}
+
+/* out[c] = tile times column c; all four of the constants are known where this is expanded */
+INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x, Lanes *out,
+                          const int count, const int bits, const int has_minimum,
+                          const int scale_bytes) {
+    const int64_t block_bytes = bits == 4 ? 256 : bits == 5 ? 320 : 512;
+    const uint8_t *scales = tile + blocks * block_bytes;
+    const uint8_t *minima = scales + blocks * TILE * scale_bytes;
+    Lanes sum[COLUMNS];
+    for (int c = 0; c < count; c++)
+        sum[c] = zero_lanes();
+    for (int64_t b = 0; b < blocks; b++) {
+        const Weights w = load_weights(tile + b * block_bytes, bits);
+        const Lanes scale = load_scales(scales + b * TILE * scale_bytes, scale_bytes);
+        Lanes minimum = zero_lanes();
+        if (has_minimum)
+            minimum = load_scales(minima + b * TILE * scale_bytes, scale_bytes);
+        for (int c = 0; c < count; c++) {
+            const float by = x->scale[c][b];
+            const Lanes dot =
+                multiply(&w, x->q[c] + b * BLOCK, x->sum[c][b], bits, has_minimum);
+            sum[c] = add_product(sum[c], dot, scale_lanes(scale, by));
+            if (has_minimum)
+                sum[c] = add_scaled(sum[c], minimum, by * (float)x->sum[c][b]);
+        }
+    }
+    for (int c = 0; c < count; c++)
+        out[c] = sum[c];
+}
+
+#define BY_COUNT(BITS, MINIMUM, BYTES)                                                             \
+    switch (count) {                                                                               \
+    case 1: multiply_tile(tile, blocks, x, out, 1, BITS, MINIMUM, BYTES); break;                   \
+    case 2: multiply_tile(tile, blocks, x, out, 2, BITS, MINIMUM, BYTES); break;                   \
+    case 4: multiply_tile(tile, blocks, x, out, 4, BITS, MINIMUM, BYTES); break;                   \
+    default: multiply_tile(tile, blocks, x, out, 8, BITS, MINIMUM, BYTES); break;                  \
+    }                                                                                              \
+    return
+
+#define BY_SCALE(BITS, MINIMUM)                                                                    \
+    if (m->scale_bytes == 2) {                                                                     \
+        BY_COUNT(BITS, MINIMUM, 2);                                                                \
+    }                                                                                              \
+    BY_COUNT(BITS, MINIMUM, 4)
+
+#define BY_MINIMUM(BITS)                                                                           \
+    if (m->has_minimum) {                                                                          \
+        BY_SCALE(BITS, 1);                                                                         \
+    }                                                                                              \
+    BY_SCALE(BITS, 0)
+
+static void multiply_any(const Matrix *m, const uint8_t *tile, int64_t blocks, const Columns *x,
+                         Lanes *out, int count) {
+    if (m->bits == 4) {
+        BY_MINIMUM(4);
+    }
+    if (m->bits == 5) {
+        BY_MINIMUM(5);
+    }
+    BY_SCALE(8, 0);
+}
+
+static void finish(Lanes result, int64_t width, const float *bias, float *y) {
+    float edge[TILE];
+    float *to = width < TILE ? edge : y;
+    store_lanes(to, result);
+    if (bias)
+        for (int64_t i = 0; i < width; i++)
+            to[i] += bias[i];
+    if (to != y)
+        memcpy(y, to, (size_t)width * sizeof(float));
+}
+
+/* y[t][n] for tiles [first_tile, end_tile) and rows [first, end). */
+void KERNEL(multiply_rows)(const Matrix *m, const Rounded *x, const float *bias, int64_t first_tile,
+                          int64_t end_tile, int64_t first, int64_t end, float *y) {
+    const int64_t blocks = x->blocks, tile_bytes = matrix_tile_bytes(m);
+    for (int64_t tile = first_tile; tile < end_tile; tile++) {
+        const int64_t n = tile * TILE;
+        const int64_t width = m->outputs - n < TILE ? m->outputs - n : TILE;
+        for (int64_t row = first; row < end;) {
+            int64_t left = end - row;
+            int count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            Columns columns;
+            Lanes out[COLUMNS];
+            for (int c = 0; c < count; c++) {
+                columns.q[c] = x->q + (row + c) * blocks * BLOCK;
+                columns.scale[c] = x->scale + (row + c) * blocks;
+                columns.sum[c] = x->sum + (row + c) * blocks;
+            }
+            multiply_any(m, m->data + tile * tile_bytes, blocks, &columns, out, count);
+            for (int c = 0; c < count; c++)
+                finish(out[c], width, bias ? bias + n : 0, y + (row + c) * m->outputs + n);
+            row += count;
+        }
+    }
+}
+
+/* The same for float32 weights. */
+void KERNEL(multiply_floats)(const Matrix *m, const float *x, const float *bias, int64_t first_tile,
+                            int64_t end_tile, int64_t first, int64_t end, float *y) {
+    for (int64_t tile = first_tile; tile < end_tile; tile++) {
+        const float *w = (const float *)(m->data + tile * matrix_tile_bytes(m));
+        const int64_t n = tile * TILE;
+        const int64_t width = m->outputs - n < TILE ? m->outputs - n : TILE;
+        for (int64_t row = first; row < end; row++) {
+            Lanes sum = zero_lanes();
+            for (int64_t k = 0; k < m->inputs; k++)
+                sum = add_scaled(sum, load_lanes(w + k * TILE), x[row * m->inputs + k]);
+            finish(sum, width, bias ? bias + n : 0, y + row * m->outputs + n);
+        }
+    }
+}
+
+/* ---- the adapter's low-rank term ------------------------------------------------------------ */
+
+/* low[r] = sum over k of x[k] * a[k][r]; four running sums, added in a fixed order. */
+void KERNEL(reduce_row)(const float *x, const float *a, int64_t inputs, int64_t rank, float *low) {
+    for (int64_t r = 0; r < rank; r += 8) {
+        const int64_t width = rank - r < 8 ? rank - r : 8;
+        float sum[4][8] = {{0}};
+        int64_t k = 0;
+        if (width == 8)
+            for (; k + 4 <= inputs; k += 4)
+                for (int j = 0; j < 4; j++)
+                    for (int i = 0; i < 8; i++)
+                        sum[j][i] += x[k + j] * a[(k + j) * rank + r + i];
+        for (; k < inputs; k++)
+            for (int64_t i = 0; i < width; i++)
+                sum[k % 4][i] += x[k] * a[k * rank + r + i];
+        for (int64_t i = 0; i < width; i++)
+            low[r + i] = (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]);
+    }
+}
+
+/* y[n] += sum over r of low[r] * b[r][n], for n in [first, end). */
+void KERNEL(expand_row)(const float *low, const float *b, int64_t rank, int64_t outputs,
+                       int64_t first, int64_t end, float *y) {
+    int64_t n = first;
+    for (; n + TILE <= end; n += TILE) {
+        Lanes change = zero_lanes();
+        for (int64_t r = 0; r < rank; r++)
+            change = add_scaled(change, load_lanes(b + r * outputs + n), low[r]);
+        float part[TILE];
+        store_lanes(part, change);
+        for (int i = 0; i < TILE; i++)
+            y[n + i] += part[i];
+    }
+    for (; n < end; n++) {
+        float change = 0;
+        for (int64_t r = 0; r < rank; r++)
+            change += low[r] * b[r * outputs + n];
+        y[n] += change;
+    }
+}

@@ -1,0 +1,57 @@
+/* Products with packed matrices.
+
+   A packed matrix is cut into tiles of 16 outputs and blocks of 32 inputs. One tile after another:
+
+       data    blocks x (256 | 320 | 512 bytes)       4, 5 or 8 bits a weight
+       scales  blocks x 16 x (float16 | float32)
+       minima  blocks x 16 x (same), only with `has_minimum`
+
+   padded to 64 bytes. Inside a block, inputs come in 8 groups of 4. Byte 4*row + i of a group is
+   input 4*group + i of the tile's row `row`. At 4 bits, groups 2j (low nibbles) and 2j+1 (high
+   nibbles) share 64 bytes; at 5 bits, 64 more bytes hold the fifth bits, 8 bytes a group, bit
+   4*row + i. A weight is scale * (q - zero), zero 8, 16 or 128, or scale * q + minimum.
+   At 32 bits, data is float32 [inputs][16 outputs] and there are no scales.
+
+   Inputs are rounded to 8 bits in blocks of 32 (as in llama.cpp's Q8_0); sums of products are exact
+   integers. Every sum of floats runs over the blocks in order, whatever the batch: a row's result
+   does not depend on what is computed beside it. */
+#ifndef FLUVIAL_LINEAR_H
+#define FLUVIAL_LINEAR_H
+
+#include <stdint.h>
+
+enum { TILE = 16, BLOCK = 32 };
+
+typedef struct {
+    const uint8_t *data;
+    int64_t outputs, inputs; /* as the model has them; both are padded inside the data */
+    int bits;                /* 4, 5, 8 or 32 */
+    int has_minimum;
+    int scale_bytes; /* 2 or 4 */
+} Matrix;
+
+static inline int64_t matrix_blocks(const Matrix *m) { return (m->inputs + BLOCK - 1) / BLOCK; }
+static inline int64_t matrix_tiles(const Matrix *m) { return (m->outputs + TILE - 1) / TILE; }
+
+static inline int64_t matrix_block_bytes(const Matrix *m) {
+    return m->bits == 4 ? 256 : m->bits == 5 ? 320 : m->bits == 8 ? 512 : 4 * BLOCK * TILE;
+}
+
+static inline int64_t matrix_tile_bytes(const Matrix *m) {
+    int64_t block = matrix_block_bytes(m);
+    if (m->bits != 32)
+        block += TILE * m->scale_bytes * (m->has_minimum ? 2 : 1);
+    return (matrix_blocks(m) * block + 63) / 64 * 64;
+}
+
+static inline int64_t matrix_bytes(const Matrix *m) { return matrix_tiles(m) * matrix_tile_bytes(m); }
+
+/* Inputs rounded to 8 bits: one row of `blocks * 32` integers, with a scale and a sum per block. */
+typedef struct {
+    int8_t *q;      /* [rows][blocks * 32] */
+    float *scale;   /* [rows][blocks] */
+    int32_t *sum;   /* [rows][blocks] */
+    int64_t blocks;
+} Rounded;
+
+#endif

@@ -1,0 +1,2 @@
+/* Every operator, one line each: OPERATOR(x) is the Operator operator_x of an op_*.c. */
+OPERATOR(scale)
