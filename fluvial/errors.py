@@ -12,7 +12,7 @@
     ├── ModelError              422  a model file is damaged, unknown or unsupported
     ├── SourceError             502  a model source did not deliver what was asked
     ├── StorageError            507  the disk refused a write
-    ├── BusyError               503  the engine can't take more work now
+    ├── BusyError               429  no more work can be taken now; says when to try again
     ├── EngineError             500  the decoder failed on one answer; the engine goes on
     └── LearnerError            500  the learner process failed; the session itself is intact
 
@@ -91,8 +91,21 @@ class StorageError(FluvialError):
 
 
 class BusyError(FluvialError):
-    status = 503
+    """`retry_after_s` is the time after which it is worth while to try again, 1 or more."""
+
+    status = 429
     code = "busy"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float = 1.0,
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after_s = max(1.0, retry_after_s)
 
 
 class EngineError(FluvialError):

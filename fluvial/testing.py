@@ -117,7 +117,7 @@ class ScriptedEngine:
                 param="messages",
             )
         if self.limit_waiting is not None and len(self.active) >= self.limit_waiting:
-            raise BusyError("the queue is full; try again in a moment")
+            raise BusyError("the queue is full; try again in a moment", retry_after_s=2.5)
         call = Call(messages=tuple(messages), sampling=sampling, lane=lane)
         self.calls.append(call)
         generation = ScriptedGeneration(

@@ -6,8 +6,9 @@ Times are seconds since the epoch (UTC). Losses are nats, summed over the tokens
 from dataclasses import dataclass, field
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+GrammarKind = Literal["json_schema", "json_object", "regex", "lark"]
 ReadingKind = Literal["document", "message"]
 ReadingStatus = Literal["queued", "reading", "done", "cancelled", "failed"]
 Learning = Literal["on", "frozen"]
@@ -17,25 +18,74 @@ BASE_VERSION = 0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A function that a model may call. `parameters` is a JSON schema as text, an object's."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call that a model made. `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn as the chat template sees it."""
+    """One turn as the chat template sees it.
+
+    `tool_calls` only from the assistant; `tool_call_id`, the call that is answered, only from a
+    tool.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grammar:
+    """What an answer must look like: a JSON schema, any JSON object, a regex, a Lark grammar.
+
+    `text` is empty for "json_object".
+    """
+
+    kind: GrammarKind
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn.
+    """How tokens are drawn; `fluvial.engine.sampler` says in which order, and checks the ranges.
 
-    `temperature` 0 is greedy; `top_p` in (0, 1]; `max_tokens` None means what fits.
+    `temperature` 0 is greedy; `top_p` in (0, 1]; `top_k` 0, `min_p` 0, `typical_p` 1 and penalties
+    of 1 (repetition) or 0 (the others) are off. `logit_bias` holds (token id, bias) pairs.
+    `max_tokens` None means what fits. `logprobs` None is off; else the number of alternatives told
+    for each token, which may be 0. `ignore_eos` goes on past the tokens that end a turn.
     """
 
     temperature: float = 0.7
     top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +98,41 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A token's natural logarithm of probability, and the most probable ones in its place.
+
+    `bytes` is None for a control token; its `text` is then its name. Text of a part of a character
+    holds U+FFFD. `top` is sorted, the most probable first; alternatives have none of their own.
+    """
+
+    text: str
+    bytes: "bytes | None"
+    logprob: float
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallDelta:
+    """A piece of a tool call. The first one of a call carries its `id` and `name`."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Delta:
-    """A piece of an answer. The last one carries `finish` and `usage`; its text may be empty."""
+    """A piece of an answer. The last one carries `finish` and `usage`; its text may be empty.
+
+    `logprobs` are those of the tokens that the text has come to the end of, in order.
+    """
 
     text: str
     finish: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[CallDelta, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,8 +149,10 @@ class _Answer:
 
 
 def _choice(name: str, content: dict[str, Any], *, finish: FinishReason | None) -> dict[str, Any]:
-    # OpenAI has no word for an answer that someone stopped; `fluvial.finish` has ours.
-    reason = finish if finish in (None, "length") else "stop"
+    # OpenAI has no word for an answer that someone stopped; `fluvial.finish` has ours. One that
+    # met its deadline is cut short, as by a length.
+    reason = "length" if finish == "deadline" else finish
+    reason = reason if reason in (None, "length") else "stop"
     return {"index": 0, name: content, "logprobs": None, "finish_reason": reason}
 
 

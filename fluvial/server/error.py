@@ -1,5 +1,6 @@
 """Errors on the wire: one shape, OpenAI's, on every route."""
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -8,14 +9,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from fluvial.errors import FluvialError, InputError, UnsupportedError
+from fluvial.errors import BusyError, FluvialError, InputError, UnsupportedError
 
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
-    503: "overloaded_error",
+    429: "overloaded_error",
 }
 
 NAMED_CHARS = 80
@@ -37,7 +38,10 @@ def describe_as(
 
 def respond(error: FluvialError) -> Response:
     """Answer a request with an error."""
-    return JSONResponse(describe(error), status_code=error.status, headers=_headers(error.status))
+    headers = _headers(error.status)
+    if isinstance(error, BusyError):
+        headers = {"retry-after": str(math.ceil(error.retry_after_s))}
+    return JSONResponse(describe(error), status_code=error.status, headers=headers)
 
 
 async def handle_fluvial(_: Request, error: Exception) -> Response:
@@ -90,7 +94,5 @@ def locate(loc: tuple[int | str, ...]) -> str:
 
 
 def _headers(status: int) -> dict[str, str]:
-    if status == 503:
-        return {"retry-after": "1"}
     # The official client retries these by itself; only a person can do something about them.
     return {"x-should-retry": "false"} if status in (409, 500, 507) else {}

@@ -205,13 +205,13 @@ def test_a_conversation_that_is_too_long_says_the_numbers(server: Running) -> No
     assert server.say(session, "short").status_code == 200
 
 
-def test_a_full_queue_is_a_503_that_stores_nothing(server: Running) -> None:
+def test_a_full_queue_is_a_429_that_stores_nothing(server: Running) -> None:
     server.rig.engine.limit_waiting = 0
     session = server.create_session()
     answer = server.say(session, "hi")
-    assert answer.status_code == 503
+    assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "busy"
-    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["retry-after"] == "3"
     assert server.client.get(f"/v1/sessions/{session}/messages").json()["data"] == []
 
 
