@@ -1,152 +1,164 @@
-"""Draws of the next token, and the one place where the ranges of `Sampling` are checked."""
+"""Draws of the next token from a model's logits."""
 
 import math
-import reprlib
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluvial.errors import EngineError, InputError
+from fluvial.engine import warper
+from fluvial.errors import EngineError
 from fluvial.types import Sampling
 
-MAX_TEMPERATURE = 2.0
-MAX_STOPS = 4
-MAX_STOP_CHARS = 256
-_SEED_LIMIT = 2**63
-_NUCLEUS_WIDTHS = (4.0, 7.0, 11.0)
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+if TYPE_CHECKING:
+    from fluvial.engine.grammar import GrammarState
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+_FLOAT32_MAX = np.finfo(np.float32).max
 
 
-def validate(sampling: Sampling) -> None:
-    """Check all of `sampling`; raise InputError naming the field, the value and its range."""
-    _require_number("temperature", sampling.temperature, low=0.0, high=MAX_TEMPERATURE)
-    _require_number("top_p", sampling.top_p, low=0.0, high=1.0)
-    if sampling.top_p == 0:
-        raise InputError("top_p must be over 0 and at most 1, not 0", param="top_p")
-    _require_integer("seed", sampling.seed, low=-_SEED_LIMIT, high=_SEED_LIMIT - 1)
-    _require_integer("max_tokens", sampling.max_tokens, low=1, high=_SEED_LIMIT - 1)
-    _validate_stops(sampling.stop)
+@dataclass(frozen=True)
+class Draw:
+    """A token, and where they were asked for the logprobs: its own, and the best (id, logprob)."""
 
-
-def _require_number(name: str, value: Any, *, low: float, high: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-        raise InputError(
-            f"{name} must be a number from {low:g} to {high:g}, not {value!r}", param=name
-        )
-
-
-def _require_integer(name: str, value: Any, *, low: int, high: int) -> None:
-    if value is None:
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise InputError(
-            f"{name} must be a whole number from {low} to {high}, not {value!r}", param=name
-        )
-
-
-def _validate_stops(stops: Any) -> None:
-    if not isinstance(stops, tuple) or len(stops) > MAX_STOPS:
-        raise InputError(
-            f"stop must be a tuple of at most {MAX_STOPS} strings, not {reprlib.repr(stops)}",
-            param="stop",
-        )
-    for stop in stops:
-        if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARS:
-            raise InputError(
-                f"each stop string must have 1 to {MAX_STOP_CHARS} characters, unlike "
-                f"{reprlib.repr(stop)}",
-                param="stop",
-            )
+    token: int
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Sampler:
     """Draws the tokens of one answer. The same seed and the same logits give the same tokens.
 
-    Temperature 0 takes the most probable token. Otherwise one number of PCG64 is spent per token on
-    the nucleus: the smallest set of most probable tokens whose mass is at least `top_p` (Holtzman
-    et al. 2020, section 3.1). In both, the lower id goes first among equals.
+    The order: 1. logprobs are taken, of the model's own distribution at temperature 1. 2. The
+    repetition penalty, over prompt and answer: logits over 0 are divided by it, others multiplied
+    (Keskar et al. 2019, section 4.1). 3. Frequency penalty for each time that a token is in the
+    answer, presence penalty once. 4. Logit bias. 5. The grammar leaves out what can't follow.
+    6. At temperature 0 the most probable token is taken. 7. Temperature, then `top_k`, `top_p`,
+    `min_p` and `typical_p` in turn, each on what the one before left (see warper.py). 8. One number
+    of PCG64 is spent on a token.
+
+    Among equals the lower id goes first. Nothing depends on other sequences.
     """
 
-    def __init__(self, sampling: Sampling, vocab_size: int) -> None:
-        """Prepare for logits of `vocab_size` tokens. `sampling` has passed `validate`."""
-        seed = None if sampling.seed is None else sampling.seed % 2**64
-        self._random = np.random.Generator(np.random.PCG64(seed))
-        self._temperature = sampling.temperature
-        self._top_p = sampling.top_p
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocab_size: int,
+        *,
+        prompt: Sequence[int] = (),
+        grammar: "GrammarState | None" = None,
+        choice: int = 0,
+    ) -> None:
+        """Prepare for logits of `vocab_size` tokens. `sampling` has passed `validate`.
+
+        `prompt` counts for the repetition penalty. `grammar` is this answer's own; it is moved on
+        with each token. `choice` numbers the answers to one request: each has its own randomness.
+        """
+        self._random = np.random.Generator(_make_bits(sampling.seed, choice=choice))
+        self._sampling = sampling
         self._vocab_size = vocab_size
+        self._grammar = grammar
+        self._answer: Counter[int] = Counter()
+        self._seen: set[int] = set(prompt) if sampling.repetition_penalty != 1 else set()
+        self._bias_ids = np.array([i for i, _ in sampling.logit_bias], np.intp)
+        self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
+        self._changes = (
+            sampling.repetition_penalty != 1
+            or sampling.frequency_penalty != 0
+            or sampling.presence_penalty != 0
+            or len(self._biases) > 0
+        )
 
-    def draw(self, logits: NDArray[np.float32]) -> int:
-        """Return a token id for `logits` (float32 [vocab]).
+    def draw(self, logits: Floats) -> Draw:
+        """Return the next token for `logits` (float32 [vocab], not changed).
 
-        Raises EngineError (code `bad_logits`) when they have another shape or aren't all finite.
+        Raises EngineError: `bad_logits` when they have another shape or aren't all finite,
+        `grammar_too_complex` when the grammar came to its limits.
         """
         self._check(logits)
-        if self._temperature == 0:
-            return int(np.argmax(logits))
-        if self._top_p < 1:
-            ids, weights = _nucleus(logits, temperature=self._temperature, top_p=self._top_p)
-            return int(ids[self._pick(weights)])
-        return self._pick(_weigh(logits, peak=logits.max(), temperature=self._temperature))
+        token = self._choose(self._change(logits) if self._changes else logits)
+        self._count(token)
+        if self._sampling.logprobs is None:
+            return Draw(token)
+        return _measure(logits, token=token, alternatives=self._sampling.logprobs)
 
-    def _check(self, logits: NDArray[np.float32]) -> None:
+    def _check(self, logits: Floats) -> None:
         if logits.shape != (self._vocab_size,):
             raise EngineError(
                 f"the decoder gave logits of shape {logits.shape}; expected ({self._vocab_size},)",
                 code="bad_logits",
             )
-        if not np.isfinite(logits).all():
+        # A NaN anywhere is the maximum.
+        if not (math.isfinite(logits.max()) and math.isfinite(logits.min())):
             raise EngineError(
                 "the model's logits aren't all finite numbers: its file or what the session "
                 "learned is damaged",
                 code="bad_logits",
             )
 
-    def _pick(self, weights: NDArray[np.float32]) -> int:
-        """Return an index with a chance proportional to its weight."""
+    def _change(self, logits: Floats) -> Floats:
+        """Return penalised and biased logits: a copy."""
+        logits = logits.copy()
+        sampling = self._sampling
+        with np.errstate(over="ignore"):
+            if sampling.repetition_penalty != 1 and self._seen:
+                ids = np.fromiter(self._seen, np.intp, len(self._seen))
+                found, penalty = logits[ids], np.float32(sampling.repetition_penalty)
+                logits[ids] = np.where(found < 0, found * penalty, found / penalty)
+            if self._answer and (sampling.frequency_penalty or sampling.presence_penalty):
+                ids = np.fromiter(self._answer.keys(), np.intp, len(self._answer))
+                counts = np.fromiter(self._answer.values(), np.float32, len(self._answer))
+                logits[ids] -= counts * np.float32(sampling.frequency_penalty)
+                logits[ids] -= np.float32(sampling.presence_penalty)
+            logits[self._bias_ids] += self._biases
+        return np.clip(logits, -_FLOAT32_MAX, _FLOAT32_MAX, out=logits)
+
+    def _choose(self, logits: Floats) -> int:
+        ids: Ids | None = None
+        if self._grammar is not None:
+            ids = np.flatnonzero(self._grammar.allow()[: self._vocab_size])
+            logits = logits[ids]
+        if self._sampling.temperature == 0:
+            at = int(logits.argmax())
+        else:
+            kept = warper.keep(logits, sampling=self._sampling)
+            if kept is not None:
+                logits = logits[kept]
+            at = self._pick(warper.weigh(logits, temperature=self._sampling.temperature))
+            at = at if kept is None else int(kept[at])
+        return at if ids is None else int(ids[at])
+
+    def _pick(self, weights: Floats) -> int:
+        """Return an index with a chance proportional to its weight; never one of no weight."""
         mass = np.cumsum(weights, dtype=np.float64)
         index = np.searchsorted(mass, self._random.random() * mass[-1], side="right")
-        return min(int(index), len(mass) - 1)
+        return min(int(index), int(np.searchsorted(mass, mass[-1], side="left")))
+
+    def _count(self, token: int) -> None:
+        if self._grammar is not None:
+            self._grammar.advance(token)
+        if self._changes:
+            self._answer[token] += 1
+            self._seen.add(token)
 
 
-def _weigh(
-    logits: NDArray[np.float32], *, peak: np.float32, temperature: float
-) -> NDArray[np.float32]:
-    """Return unnormalised probabilities: 1 for the peak."""
+def _make_bits(seed: int | None, *, choice: int) -> np.random.PCG64:
+    if seed is None:
+        return np.random.PCG64()
+    return np.random.PCG64([seed % 2**64, choice] if choice else seed % 2**64)
+
+
+def _measure(logits: Floats, *, token: int, alternatives: int) -> Draw:
+    """Tell the logprobs of `token` and of the most probable tokens."""
+    peak = float(logits.max())
     with np.errstate(over="ignore", under="ignore"):
-        return np.exp((logits - peak) * np.float32(min(1 / temperature, _FLOAT32_MAX)))
-
-
-def _nucleus(
-    logits: NDArray[np.float32], *, temperature: float, top_p: float
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the nucleus's ids, in their own order, and their weights.
-
-    Exact, yet sorts only the few logits near the peak: those over a threshold come first in the
-    whole order, so the nucleus lies in them as soon as their mass suffices.
-    """
-    peak = logits.max()
-    weights = _weigh(logits, peak=peak, temperature=temperature)
-    wanted = top_p * float(weights.sum(dtype=np.float64))
-    ranked, mass = np.zeros(0, np.float32), np.zeros(1, np.float64)
-    for width in (*_NUCLEUS_WIDTHS, math.inf):
-        if mass[-1] >= wanted:
-            break
-        ranked = np.sort(logits[logits >= float(peak) - width * temperature])[::-1]
-        steps = _weigh(ranked, peak=peak, temperature=temperature)
-        mass = np.cumsum(steps, dtype=np.float64)
-    count = min(int(np.searchsorted(mass, wanted, side="left")) + 1, len(ranked))
-    ids = _select_highest(logits, count=count, border=ranked[count - 1])
-    return ids, weights[ids]
-
-
-def _select_highest(
-    logits: NDArray[np.float32], *, count: int, border: np.float32
-) -> NDArray[np.intp]:
-    """Return the ids, in order, of the `count` highest logits; `border` is the lowest of them."""
-    ids = np.flatnonzero(logits >= border)
-    ties = np.flatnonzero(logits[ids] == border)
-    surplus = len(ids) - count
-    return np.delete(ids, ties[len(ties) - surplus :])
+        total = np.exp(logits - np.float32(peak)).sum(dtype=np.float64)
+    base = peak + math.log(total)
+    best = warper.rank_highest(logits, count=alternatives)
+    top = tuple((int(i), float(logits[i]) - base) for i in best)
+    return Draw(token, float(logits[token]) - base, top)

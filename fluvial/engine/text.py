@@ -17,6 +17,11 @@ class TextDecoder:
         """Return the text that `data` completes; at most 3 bytes are held back."""
         return self._decoder.decode(data)
 
+    @property
+    def pending(self) -> bool:
+        """Whether the beginning of a character is held back."""
+        return bool(self._decoder.getstate()[0])
+
     def finish(self) -> str:
         """Return what is left: a U+FFFD for a character that never ended, else nothing."""
         return self._decoder.decode(b"", final=True)
