@@ -9,7 +9,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fluvial.model.architecture.name import list_shapes, translate
+from fluvial.model.architecture import find_family
 from fluvial.model.checkpoint import Checkpoint
 
 _CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
@@ -57,10 +57,8 @@ def load_reference(checkpoint: Checkpoint) -> PreTrainedModel:
     with torch.device("meta"):
         model = model_class(config)
     weights = {
-        translate(name, gguf=False): torch.from_numpy(
-            checkpoint.weights[name].dequantize().reshape(shape).copy()
-        )
-        for name, shape in list_shapes(declaration).items()
+        _translate(name, declaration.family): torch.from_numpy(raw.dequantize().copy())
+        for name, raw in checkpoint.weights.items()
     }
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     assert not unexpected
@@ -69,3 +67,9 @@ def load_reference(checkpoint: Checkpoint) -> PreTrainedModel:
     # The rotary table is not in the weights; on the meta device it was never filled.
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model.eval()
+
+
+def _translate(name: str, family: str) -> str:
+    before, sources = find_family(family, in_gguf=True).config_names.find(name)
+    assert isinstance(sources[0], str)
+    return before + sources[0]

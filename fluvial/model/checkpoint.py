@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from fluvial.errors import ModelError
 from fluvial.model import gguf, safetensor
 from fluvial.model.architecture import find_family
+from fluvial.model.architecture.check import check_declaration
 from fluvial.model.architecture.declaration import Declaration
-from fluvial.model.architecture.field import Fields
-from fluvial.model.architecture.name import list_shapes, translate
+from fluvial.model.architecture.field import MAX_HEAD_WIDTH, Fields, is_finite
+from fluvial.model.architecture.name import Names
 from fluvial.model.gguf import RawTensor
-
-MAX_LAYERS = 1024
+from fluvial.model.weight import collect, require
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,44 +83,47 @@ def hash_files(path: Path) -> str:
 
 def _open_file(path: Path, sha256: str) -> Checkpoint:
     file = gguf.read(path)
-    family = find_family(file.metadata.get("general.architecture"), by="GGUF_NAME")
-    embedding = _require(file.tensors, "token_embd.weight")
+    family = find_family(file.metadata.get("general.architecture"), in_gguf=True)
     fields = Fields(
         values=file.metadata,
-        prefix=f"{family.GGUF_NAME}.",
-        family=family.GGUF_NAME,
-        vocab_size=embedding.shape[0],
+        prefix=f"{family.gguf}.",
+        keys={name: keys[0] for name, keys in family.keys.items()},
+        family=family.gguf,
+        vocab_size=_count_tokens(file.tensors, family.gguf_names),
         tied_head="output.weight" not in file.tensors,
-        qkv_bias=family.QKV_BIAS,
+        in_gguf=True,
+        rope_factors=_read_rope_factors(file.tensors),
     )
-    if "rope_freqs.weight" in file.tensors:
-        raise ModelError(f"{path.name} uses rotary frequency factors, which are not supported yet")
-    declaration = _check_declaration(family.declare_from_gguf(fields))
-    weights = _collect(file.tensors, declaration, in_gguf=True)
-    if family.INTERLEAVED_IN_GGUF:
-        _separate_halves(weights, declaration)
+    declaration = check_declaration(family.declare(fields))
     return Checkpoint(
-        path=path, sha256=sha256, declaration=declaration, metadata=file.metadata, weights=weights
+        path=path,
+        sha256=sha256,
+        declaration=declaration,
+        metadata=file.metadata,
+        weights=collect(file.tensors, declaration=declaration, names=family.gguf_names),
     )
 
 
 def _open_folder(path: Path, sha256: str) -> Checkpoint:
     config = _read_config(path / "config.json")
-    family = find_family(config.get("model_type"), by="CONFIG_NAME")
+    family = find_family(config.get("model_type"), in_gguf=False)
     tensors = safetensor.read(path)
-    embedding = _require(tensors, "model.embed_tokens.weight")
     fields = Fields(
         values=config,
         prefix="",
-        family=family.CONFIG_NAME,
-        vocab_size=embedding.shape[0],
-        tied_head=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=family.QKV_BIAS,
+        keys={name: keys[1] for name, keys in family.keys.items()},
+        family=family.gguf,
+        vocab_size=_count_tokens(tensors, family.config_names),
+        tied_head=_is_tied(config, tensors),
+        in_gguf=False,
     )
-    declaration = _check_declaration(family.declare_from_config(fields))
-    weights = _collect(tensors, declaration, in_gguf=False)
+    declaration = check_declaration(family.declare(fields))
     return Checkpoint(
-        path=path, sha256=sha256, declaration=declaration, metadata={}, weights=weights
+        path=path,
+        sha256=sha256,
+        declaration=declaration,
+        metadata={},
+        weights=collect(tensors, declaration=declaration, names=family.config_names),
     )
 
 
@@ -134,47 +137,23 @@ def _read_config(path: Path) -> dict[str, object]:
     return config
 
 
-def _check_declaration(declaration: Declaration) -> Declaration:
-    attention = declaration.layers[0].mixer
-    if len(declaration.layers) > MAX_LAYERS:
-        raise ModelError(
-            f"{len(declaration.layers)} layers is more than the {MAX_LAYERS} supported"
-        )
-    if attention.heads % attention.kv_heads or attention.head_width % 2:
-        raise ModelError(
-            f"{attention.heads} heads of width {attention.head_width} don't go with "
-            f"{attention.kv_heads} key heads"
-        )
-    return declaration
+def _count_tokens(tensors: Mapping[str, RawTensor], names: Names) -> int:
+    return require(tensors, str(names.whole["embedding"])).shape[0]
 
 
-def _require(tensors: Mapping[str, RawTensor], name: str) -> RawTensor:
-    if name not in tensors:
-        raise ModelError(f"the model has no tensor {name!r}; the file is incomplete")
-    return tensors[name]
+def _is_tied(config: Mapping[str, object], tensors: Mapping[str, RawTensor]) -> bool:
+    """Say whether the head is the embedding: `transformers` leaves out what is at its default."""
+    tied = config.get("tie_word_embeddings")
+    return tied if isinstance(tied, bool) else "lm_head.weight" not in tensors
 
 
-def _collect(
-    tensors: Mapping[str, RawTensor], declaration: Declaration, *, in_gguf: bool
-) -> dict[str, RawTensor]:
-    weights: dict[str, RawTensor] = {}
-    for name, shape in list_shapes(declaration).items():
-        tensor = _require(tensors, translate(name, gguf=in_gguf))
-        if tensor.shape != shape:
-            raise ModelError(
-                f"tensor {tensor.name!r} has shape {tensor.shape}, the model needs {shape}"
-            )
-        weights[name] = tensor
-    return weights
-
-
-def _separate_halves(weights: dict[str, RawTensor], declaration: Declaration) -> None:
-    """Undo GGUF's interleaving of rotary pairs: rows (2i, 2i+1) of a head become (i, i + half)."""
-    for index, layer in enumerate(declaration.layers):
-        for part in ("q", "k"):
-            name = f"layers.{index}.{part}"
-            raw = weights[name]
-            rows = np.arange(raw.shape[0])
-            half = layer.mixer.head_width // 2
-            order = rows.reshape(-1, half, 2).swapaxes(1, 2).reshape(-1)
-            weights[name] = RawTensor(raw.name, raw.type, raw.shape, raw.blocks[order])
+def _read_rope_factors(tensors: Mapping[str, RawTensor]) -> tuple[float, ...] | None:
+    factors = tensors.get("rope_freqs.weight")
+    if factors is None:
+        return None
+    if len(factors.shape) != 1 or factors.shape[0] > MAX_HEAD_WIDTH:
+        raise ModelError(f"rope_freqs.weight has shape {factors.shape}; it must be one row")
+    values = tuple(factors.dequantize().tolist())
+    if not is_finite(values):
+        raise ModelError("rope_freqs.weight holds values that are not finite and positive")
+    return values

@@ -1,17 +1,15 @@
 """One file a family: what its blocks are and how files name their weights."""
 
-from types import ModuleType
-
 from fluvial.errors import ModelError
-from fluvial.model.architecture import llama, qwen2
+from fluvial.model.architecture import llama, qwen2, qwen3
+from fluvial.model.architecture.family import Family
 
-_FAMILIES: tuple[ModuleType, ...] = (llama, qwen2)
+FAMILIES: tuple[Family, ...] = (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
 
 
-def find_family(name: object, *, by: str) -> ModuleType:
-    """Return the family whose `by` (GGUF_NAME or CONFIG_NAME) is `name`; ModelError lists all."""
-    for family in _FAMILIES:
-        if getattr(family, by) == name:
-            return family
-    known = ", ".join(getattr(family, by) for family in _FAMILIES)
-    raise ModelError(f"model family {name!r} is not supported; supported are {known}")
+def find_family(name: object, *, in_gguf: bool) -> Family:
+    """Return the family that GGUF or config.json calls `name`; ModelError lists all."""
+    names = {family.gguf if in_gguf else family.config: family for family in FAMILIES}
+    if isinstance(name, str) and name in names:
+        return names[name]
+    raise ModelError(f"model family {name!r} is not supported; supported are {', '.join(names)}")

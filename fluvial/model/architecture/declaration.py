@@ -6,9 +6,11 @@ with `.bias` behind the name of a linear that has one; norms are vectors:
 
 | where | parts and other weights |
 |---|---|
-| every layer | `attention_norm`, `mlp_norm`; with post_norms `attention_post_norm`, `mlp_post_norm` |
+| every layer | `attention_norm`, `mlp_norm` |
+| with post_norms | `attention_post_norm`, `mlp_post_norm` |
 | Attention | `q`, `k`, `v` (and `q_gate`), `o`; with head_norm `q_norm`, `k_norm` [head_width] |
-| LatentAttention | `q_down`, `q_down_norm`, `q_up` (or `q`), `kv_down`, `kv_down_norm`, `kv_up`, `o` |
+| LatentAttention | `q_down`, `q_down_norm`, `q_up` (or `q`), `kv_down`, `kv_down_norm`, |
+| | `kv_up`, `o` |
 | ShortConv | `conv_in` (B, C and x, one after another), `conv` [width, taps], `conv_out` |
 | GatedDelta | `delta_qkv`, `delta_z`, `delta_b`, `delta_a`, `conv` [features, taps], |
 | | `decay` (A_log) and `decay_bias` (dt_bias) [value_heads], `delta_norm`, `delta_out` |
@@ -227,7 +229,7 @@ class Layer:
 
     @property
     def gain_width(self) -> int:
-        """Features of the MLP activation that an adapter's gain multiplies; 0 when there is none."""
+        """Features of the MLP activation that an adapter's gain multiplies; 0 without any."""
         mlp = self.mlp if isinstance(self.mlp, Mlp) else self.mlp.shared
         return 0 if mlp is None else mlp.width
 

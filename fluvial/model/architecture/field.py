@@ -1,53 +1,147 @@
-"""Read a checkpoint's hyperparameters from GGUF metadata or config.json, bounds checked."""
+"""Read a checkpoint's hyperparameters from GGUF metadata or config.json, bounds checked.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+A family asks by our names; `keys` says what the file calls them. Files are hostile: each value's
+type and range is checked here, and a ModelError names the key, the value, and what would be right.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from fluvial.errors import ModelError
 
 MAX_COUNT = 2**24
+MAX_LAYERS = 1024
+MAX_HEADS = 4096
+MAX_HEAD_WIDTH = 8192
+MAX_NUMBER = 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """The hyperparameters of one checkpoint. `prefix` stands before each key (GGUF: `llama.`)."""
+    """The hyperparameters of one checkpoint. `prefix` stands before each key (GGUF: `llama.`).
+
+    `rope_factors` are GGUF's divisors of the rotary frequencies, one a pair, where it has them.
+    """
 
     values: Mapping[str, object]
     prefix: str
+    keys: Mapping[str, str | None]
     family: str
     vocab_size: int
     tied_head: bool
-    qkv_bias: bool
+    in_gguf: bool
+    rope_factors: tuple[float, ...] | None = None
 
-    def count(self, key: str, *, default: int | None = None, fallback: str | None = None) -> int:
-        """Return a positive whole number; raises ModelError when missing or out of range."""
-        value = self.values.get(self.prefix + key)
-        if value is None and fallback is not None:
-            return self.count(fallback)
+    def get(self, name: str) -> object:
+        """Return the value as the file has it; None when it is not there, or null."""
+        key = self.keys.get(name)
+        return None if key is None else self.values.get(self.prefix + key)
+
+    def error(self, name: str, needed: str) -> ModelError:
+        """Return the error that says what this value is and what it must be."""
+        key = self.keys.get(name) or name
+        return ModelError(f"{self.prefix}{key} is {self.get(name)!r}; it must be {needed}")
+
+    def count(
+        self,
+        name: str,
+        *,
+        default: int | None = None,
+        at_least: int = 1,
+        at_most: int = MAX_COUNT,
+    ) -> int:
+        """Return a whole number; raises ModelError when missing or out of range."""
+        value = self.get(name)
         if value is None and default is not None:
             return default
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
-            raise ModelError(
-                f"{self.prefix}{key} is {value!r}; it must be a whole number from 1 to {MAX_COUNT}"
-            )
+        if type(value) is not int or not at_least <= value <= at_most:
+            raise self.error(name, f"a whole number from {at_least} to {at_most}")
         return value
 
-    def number(self, key: str, *, default: float | None = None) -> float:
-        """Return a positive number; raises ModelError when missing or out of range."""
-        value = self.values.get(self.prefix + key, default)
-        if not isinstance(value, int | float) or not 0 < value < 1e12:
-            raise ModelError(f"{self.prefix}{key} is {value!r}; it must be a positive number")
-        return float(value)
+    def counts(self, name: str, length: int, *, at_most: int = MAX_COUNT) -> list[int]:
+        """Return one whole number (0 included) for each of `length` layers; one stands for all."""
+        value = self.get(name)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, list):
+            return [self.count(name, at_most=at_most)] * length
+        if len(value) != length or not all(type(n) is int and 0 <= n <= at_most for n in value):
+            raise self.error(name, f"{length} whole numbers up to {at_most}")
+        return value
 
-    def rope_theta(self) -> float:
-        """Return the rotary base from config.json, in its old or its new place."""
-        rope = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
-        if not isinstance(rope, Mapping):
-            raise ModelError(f"rope_parameters is {rope!r}; it must be an object")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise ModelError(f"rotary scaling {kind!r} is not supported yet (only 'default' is)")
-        theta = rope.get("rope_theta")
-        if isinstance(theta, int | float) and theta > 0:
-            return float(theta)
-        return self.number("rope_theta", default=10_000.0)
+    def number(
+        self, name: str, *, default: float | None = None, at_most: float = MAX_NUMBER
+    ) -> float:
+        """Return a positive number; raises ModelError when missing or out of range."""
+        value = self.get(name)
+        if value is None and default is not None:
+            return default
+        if type(value) not in (int, float) or not 0 < value <= at_most:  # type: ignore[operator]
+            raise self.error(name, f"a positive number up to {at_most:g}")
+        return float(value)  # type: ignore[arg-type]
+
+    def find_number(self, name: str) -> float | None:
+        """Return a positive number, or None where the file has none (or zero, which means off)."""
+        return None if self.get(name) in (None, 0) else self.number(name)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a boolean; raises ModelError for anything else."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false")
+        return value
+
+    def choice(self, name: str, known: Sequence[str], *, default: str) -> str:
+        """Return one of the `known` words; raises ModelError for any other."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str) or value not in known:
+            raise self.error(name, f"one of {', '.join(known)}")
+        return value
+
+    def choices(self, name: str, known: Sequence[str], *, length: int) -> list[str] | None:
+        """Return one of the `known` words for each of `length` layers, or None without them."""
+        value = self.get(name)
+        if value is None:
+            return None
+        words = _words(value) if isinstance(value, list) else []
+        if len(words) != length or not set(words) <= set(known):
+            raise self.error(name, f"{length} words of {', '.join(known)}")
+        return words
+
+    def refuse(self, *names: str) -> None:
+        """Raise ModelError if one of these flags is set: what it asks for is not implemented."""
+        for name in names:
+            if self.flag(name):
+                raise self.error(name, "false; the variant it asks for is not supported")
+
+    def inside(self, name: str) -> Mapping[str, Any]:
+        """Return the object under a key of config.json; empty when it is not there."""
+        value = self.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.error(name, "an object")
+        return value
+
+    def enter(self, values: Mapping[str, object], *, prefix: str) -> "Fields":
+        """Return fields read from `values` by their own keys, named `prefix` in errors."""
+        keys = {key: key for key in values}
+        named = {prefix + key: value for key, value in values.items()}
+        return replace(self, values=named, prefix=prefix, keys=keys)
+
+
+def _words(value: list[object]) -> list[str]:
+    return [word if isinstance(word, str) else "" for word in value]
+
+
+def is_finite(values: Sequence[float]) -> bool:
+    """Say whether all values are finite and positive."""
+    return all(math.isfinite(value) and value > 0 for value in values)

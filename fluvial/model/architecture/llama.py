@@ -1,75 +1,108 @@
-"""The llama family (SmolLM2, Llama 3 without long-context rope scaling), GGUF and Hugging Face."""
+"""The llama family (SmolLM2, Llama 3), and the decoder that qwen2 and qwen3 vary."""
 
-from fluvial.model.architecture.declaration import Declaration, declare_layer
-from fluvial.model.architecture.field import Fields
+from fluvial.model.architecture.declaration import (
+    Attention,
+    Declaration,
+    Layer,
+    declare_attention,
+    declare_mlp,
+)
+from fluvial.model.architecture.family import Family
+from fluvial.model.architecture.field import MAX_HEAD_WIDTH, MAX_HEADS, MAX_LAYERS, Fields
+from fluvial.model.architecture.name import GGUF, separate_halves
+from fluvial.model.architecture.rope import declare_rotary
 
-GGUF_NAME = "llama"
-CONFIG_NAME = "llama"
-QKV_BIAS = False
-# GGUF stores q and k with rows interleaved per head; Hugging Face keeps the two halves apart.
-INTERLEAVED_IN_GGUF = True
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def declare_from_gguf(fields: Fields) -> Declaration:
-    """Declare from GGUF metadata under the prefix of this family."""
-    return _declare(
-        fields,
-        width=fields.count("embedding_length"),
-        heads=fields.count("attention.head_count"),
-        kv_heads=fields.count("attention.head_count_kv", fallback="attention.head_count"),
-        head_width=fields.count("attention.key_length", default=0),
-        mlp_width=fields.count("feed_forward_length"),
-        num_layers=fields.count("block_count"),
-        theta=fields.number("rope.freq_base", default=10_000.0),
-        epsilon=fields.number("attention.layer_norm_rms_epsilon"),
-        context_tokens=fields.count("context_length"),
+def declare(fields: Fields, *, qkv_bias: bool = False, head_norm: bool = False) -> Declaration:
+    """Declare a decoder whose layers differ at most in their windows."""
+    fields.refuse("attention_bias", "mlp_bias")
+    fields.choice("activation", ("silu",), default="silu")
+    width = fields.count("width")
+    mlp = declare_mlp(width=width, inner=fields.count("mlp_width"))
+    layers = tuple(
+        Layer(
+            mixer=declare_decoder_attention(
+                fields, qkv_bias=qkv_bias, head_norm=head_norm, window=window
+            ),
+            mlp=mlp,
+        )
+        for window in _list_windows(fields)
     )
+    return declare_decoder(fields, layers)
 
 
-def declare_from_config(fields: Fields) -> Declaration:
-    """Declare from a Hugging Face config.json."""
-    return _declare(
-        fields,
-        width=fields.count("hidden_size"),
-        heads=fields.count("num_attention_heads"),
-        kv_heads=fields.count("num_key_value_heads", fallback="num_attention_heads"),
-        head_width=fields.count("head_dim", default=0),
-        mlp_width=fields.count("intermediate_size"),
-        num_layers=fields.count("num_hidden_layers"),
-        theta=fields.rope_theta(),
-        epsilon=fields.number("rms_norm_eps"),
-        context_tokens=fields.count("max_position_embeddings"),
-    )
-
-
-def _declare(
-    fields: Fields,
-    *,
-    width: int,
-    heads: int,
-    kv_heads: int,
-    head_width: int,
-    mlp_width: int,
-    num_layers: int,
-    theta: float,
-    epsilon: float,
-    context_tokens: int,
+def declare_decoder(
+    fields: Fields, layers: tuple[Layer, ...], *, embedding_scale: float = 1.0
 ) -> Declaration:
-    layer = declare_layer(
-        width=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=head_width or width // heads,
-        mlp_width=mlp_width,
-        rope_theta=theta,
-        qkv_bias=fields.qkv_bias,
-    )
+    """Declare the whole around a family's layers."""
     return Declaration(
         family=fields.family,
         vocab_size=fields.vocab_size,
-        width=width,
-        norm_epsilon=epsilon,
-        context_tokens=context_tokens,
+        width=fields.count("width"),
+        norm_epsilon=fields.number("norm_epsilon", at_most=1.0),
+        context_tokens=fields.count("context_tokens"),
         tied_head=fields.tied_head,
-        layers=(layer,) * num_layers,
+        layers=layers,
+        embedding_scale=embedding_scale,
     )
+
+
+def declare_decoder_attention(
+    fields: Fields,
+    *,
+    qkv_bias: bool = False,
+    head_norm: bool = False,
+    gate: bool = False,
+    window: int | None = None,
+) -> Attention:
+    """Declare attention from the keys that most families share."""
+    heads, kv_heads, head_width = read_heads(fields)
+    return declare_attention(
+        width=fields.count("width"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=head_width,
+        rotary=declare_rotary(fields, width=head_width),
+        qkv_bias=qkv_bias,
+        gate=gate,
+        window=window,
+        head_norm=head_norm,
+    )
+
+
+def read_heads(fields: Fields, *, head_width: int | None = None) -> tuple[int, int, int]:
+    """Return heads, key heads and a head's width (`head_width` where the file has none)."""
+    heads = fields.count("heads", at_most=MAX_HEADS)
+    kv_heads = fields.count("kv_heads", default=heads, at_most=MAX_HEADS)
+    width = head_width or max(1, fields.count("width") // heads)
+    width = fields.count("head_width", default=width, at_most=MAX_HEAD_WIDTH)
+    for name in ("value_width", "rotary_width"):
+        if fields.count(name, default=width) != width:
+            raise fields.error(name, f"the width of a head, {width}")
+    return heads, kv_heads, width
+
+
+def read_layers(fields: Fields) -> int:
+    """Return the number of layers."""
+    return fields.count("layers", at_most=MAX_LAYERS)
+
+
+def _list_windows(fields: Fields) -> list[int | None]:
+    """Return each layer's window; config.json may name some layers sliding."""
+    num_layers = read_layers(fields)
+    kinds = fields.choices("layer_types", (SLIDING, FULL), length=num_layers)
+    if kinds is None:
+        return [None] * num_layers
+    return [fields.count("window") if kind == SLIDING else None for kind in kinds]
+
+
+FAMILY = Family(
+    gguf="llama",
+    config="llama",
+    declare=declare,
+    gguf_names=GGUF.extend(
+        {"q": separate_halves("attn_q.weight"), "k": separate_halves("attn_k.weight")}
+    ),
+)

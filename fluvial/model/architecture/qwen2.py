@@ -1,17 +1,8 @@
 """The qwen2 family (Qwen2, Qwen2.5, Qwen2.5-Coder): llama's block, biases on query, key, value."""
 
-from fluvial.model.architecture.llama import declare_from_config, declare_from_gguf
+from functools import partial
 
-__all__ = [
-    "CONFIG_NAME",
-    "GGUF_NAME",
-    "INTERLEAVED_IN_GGUF",
-    "QKV_BIAS",
-    "declare_from_config",
-    "declare_from_gguf",
-]
+from fluvial.model.architecture import llama
+from fluvial.model.architecture.family import Family
 
-GGUF_NAME = "qwen2"
-CONFIG_NAME = "qwen2"
-QKV_BIAS = True
-INTERLEAVED_IN_GGUF = False
+FAMILY = Family(gguf="qwen2", config="qwen2", declare=partial(llama.declare, qkv_bias=True))

@@ -1,0 +1,7 @@
+"""The float32 PyTorch module of a checkpoint: the form that learns."""
+
+from fluvial.model.module.linear import AdapterTensors
+from fluvial.model.module.mixer import State
+from fluvial.model.module.model import Module, Past
+
+__all__ = ["AdapterTensors", "Module", "Past", "State"]

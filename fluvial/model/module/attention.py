@@ -1,0 +1,97 @@
+"""Causal grouped-query attention: windows, soft caps, head norms, an output gate.
+
+Letters: s new tokens, p past tokens, t both, d width, h query heads, g key heads, w head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fluvial.model.architecture.declaration import Attention
+from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise
+from fluvial.model.module.mixer import State
+from fluvial.model.module.rotary import turn
+
+
+class AttentionMixer:
+    """Attention with its weights; its state is all keys and values, [g, t, w] each."""
+
+    def __init__(self, attention: Attention, weights: LayerWeights) -> None:
+        self._attention = attention
+        self._epsilon = weights.epsilon
+        self._qkv = weights.linear(attention.qkv)
+        self._o = weights.linear(attention.o)
+        self._norms = None
+        if attention.head_norm:
+            self._norms = weights.vector("q_norm"), weights.vector("k_norm")
+
+    def run(
+        self,
+        normal_SD: Tensor,
+        *,
+        state: State | None,
+        adapter: AdapterTensors | None,
+        start: int,
+    ) -> tuple[Tensor, State]:
+        """See `Mixing`."""
+        widths = [outputs for _, outputs in self._attention.qkv.parts]
+        q, k, v, *gate = self._qkv(normal_SD, adapter).split(widths, dim=-1)
+        q, k, v = (self._separate(part) for part in (q, k, v))
+        if self._norms is not None:
+            q = normalise(q, self._norms[0], self._epsilon)
+            k = normalise(k, self._norms[1], self._epsilon)
+        rotary = self._attention.rotary
+        q, k = turn(q, rotary, start=start), turn(k, rotary, start=start)
+        if state is not None:
+            k, v = torch.cat([state[0], k], dim=1), torch.cat([state[1], v], dim=1)
+        mixed = attend(
+            q,
+            k,
+            v,
+            scale=self._attention.scale,
+            window=self._attention.window,
+            softcap=self._attention.softcap,
+        )
+        if gate:
+            mixed = mixed * gate[0].sigmoid()
+        return self._o(mixed, adapter), (k, v)
+
+    def _separate(self, x_SO: Tensor) -> Tensor:
+        return x_SO.view(len(x_SO), -1, self._attention.head_width).transpose(0, 1)
+
+
+def attend(
+    q_HSW: Tensor,
+    k_GTW: Tensor,
+    v_GTW: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attend from the last s of t tokens; return [s, h * value width]."""
+    repeats = len(q_HSW) // len(k_GTW)
+    k, v = k_GTW.repeat_interleave(repeats, dim=0), v_GTW.repeat_interleave(repeats, dim=0)
+    num_new, total = q_HSW.shape[1], k.shape[1]
+    if softcap is not None:
+        scores = softcap * torch.tanh(q_HSW @ k.transpose(1, 2) * (scale / softcap))
+        scores = scores.masked_fill(~_mask(num_new, total, window), float("-inf"))
+        mixed = scores.softmax(dim=-1) @ v
+    else:
+        plain = num_new == total and (window is None or window >= total)
+        single = num_new == 1 and (window is None or window >= total)
+        mixed = F.scaled_dot_product_attention(
+            q_HSW[None],
+            k[None],
+            v[None],
+            attn_mask=None if plain or single else _mask(num_new, total, window),
+            is_causal=plain and not single,
+            scale=scale,
+        )[0]
+    return mixed.transpose(0, 1).reshape(num_new, -1)
+
+
+def _mask(num_new: int, total: int, window: int | None) -> Tensor:
+    """Return which of t tokens each of the last s may see, bool [s, t]."""
+    seen = torch.ones(num_new, total, dtype=torch.bool).tril(total - num_new)
+    return seen if window is None else seen.triu(total - num_new - window + 1)

@@ -1,0 +1,64 @@
+"""One residual block: its mixer and its MLP, chosen by the types in the declaration."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from fluvial.errors import ModelError
+from fluvial.model.architecture.declaration import Attention, Layer, Mlp, ShortConv
+from fluvial.model.module.attention import AttentionMixer
+from fluvial.model.module.conv import ShortConvMixer
+from fluvial.model.module.linear import AdapterTensors, LayerWeights, Linear, normalise
+from fluvial.model.module.mixer import Mixing, State, Widening
+from fluvial.model.module.mlp import GatedMlp
+
+T = TypeVar("T")
+
+_MIXERS: dict[type, Callable[[Any, LayerWeights], Mixing]] = {
+    Attention: AttentionMixer,
+    ShortConv: ShortConvMixer,
+}
+_MLPS: dict[type, Callable[[Any, LayerWeights], Widening]] = {Mlp: GatedMlp}
+
+
+class Block:
+    """One layer with its weights. `linears` are those that an adapter may change, by group."""
+
+    def __init__(self, layer: Layer, weights: LayerWeights) -> None:
+        self._epsilon = weights.epsilon
+        self._mixer = _choose(_MIXERS, layer.mixer)(layer.mixer, weights)
+        self._mlp = _choose(_MLPS, layer.mlp)(layer.mlp, weights)
+        self._attention_norm = weights.vector("attention_norm")
+        self._mlp_norm = weights.vector("mlp_norm")
+        self._attention_post_norm = self._mlp_post_norm = None
+        if layer.post_norms:
+            self._attention_post_norm = weights.vector("attention_post_norm")
+            self._mlp_post_norm = weights.vector("mlp_post_norm")
+        self.linears: dict[str, Linear] = weights.linears
+
+    def run(
+        self,
+        x_SD: Tensor,
+        *,
+        state: State | None,
+        adapter: AdapterTensors | None,
+        start: int,
+    ) -> tuple[Tensor, State]:
+        """Run s tokens at positions from `start`; return them and the mixer's next state."""
+        normal = normalise(x_SD, self._attention_norm, self._epsilon)
+        mixed, state = self._mixer.run(normal, state=state, adapter=adapter, start=start)
+        x_SD = x_SD + self._after(mixed, self._attention_post_norm)
+        normal = normalise(x_SD, self._mlp_norm, self._epsilon)
+        wide = self._mlp.run(normal, adapter=adapter)
+        return x_SD + self._after(wide, self._mlp_post_norm), state
+
+    def _after(self, branch_SD: Tensor, norm_D: Tensor | None) -> Tensor:
+        return branch_SD if norm_D is None else normalise(branch_SD, norm_D, self._epsilon)
+
+
+def _choose(table: dict[type, T], declaration: object) -> T:
+    chosen = table.get(type(declaration))
+    if chosen is None:
+        raise ModelError(f"{type(declaration).__name__} layers can't be run by PyTorch yet")
+    return chosen

@@ -1,0 +1,70 @@
+"""Linears with their low-rank terms, norms, and the loading of a layer's constants.
+
+Letters: s new tokens, i inputs, o outputs, r rank, d width.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluvial.model.architecture.declaration import Group
+from fluvial.model.checkpoint import Checkpoint
+
+AdapterTensors = Mapping[str, Tensor]
+
+
+class Linear:
+    """One group of linears, `y = W x + B (A x)`; `name` is that of its adapter's tensors."""
+
+    def __init__(self, name: str, matrix_OI: Tensor, bias_O: Tensor | None) -> None:
+        self.name = name
+        self.matrix_OI = matrix_OI
+        self._bias_O = bias_O
+
+    def __call__(self, x_SI: Tensor, adapter: AdapterTensors | None) -> Tensor:
+        y_SO = F.linear(x_SI, self.matrix_OI, self._bias_O)
+        if not adapter:
+            return y_SO
+        return y_SO + (x_SI @ adapter[f"{self.name}.a"]) @ adapter[f"{self.name}.b"]
+
+
+class LayerWeights:
+    """Loads one layer's weights from a checkpoint; remembers the linears that can be adapted."""
+
+    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+        self.name = f"layers.{index}"
+        self.epsilon = checkpoint.declaration.norm_epsilon
+        self.linears: dict[str, Linear] = {}
+        self._checkpoint = checkpoint
+
+    def linear(self, group: Group) -> Linear:
+        """Load a group's linears as one."""
+        matrix = torch.cat([self.matrix(part) for part, _ in group.parts])
+        bias = None
+        if group.bias:
+            bias = torch.cat([self.vector(f"{part}.bias") for part, _ in group.parts])
+        self.linears[group.name] = Linear(f"{self.name}.{group.name}", matrix, bias)
+        return self.linears[group.name]
+
+    def matrix(self, part: str) -> Tensor:
+        """Load a weight in its own shape, float32; of experts it is stacked, [count, o, i]."""
+        return to_tensor(self._checkpoint.matrix(f"{self.name}.{part}"))
+
+    def vector(self, part: str) -> Tensor:
+        """Load a one-dimensional weight, float32."""
+        return to_tensor(self._checkpoint.vector(f"{self.name}.{part}"))
+
+
+def normalise(x_SD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    """Return RMS norm over the last axis, times the weight."""
+    return F.rms_norm(x_SD, (x_SD.shape[-1],), weight_D, epsilon)
+
+
+def to_tensor(array: NDArray[np.float32]) -> Tensor:
+    """Return the array as a tensor that may be written to."""
+    # A view into the mapped file can't be written to, and PyTorch warns of that: copy those.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
