@@ -32,6 +32,11 @@ FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"),
     *("-Wall", "-pthread"),
 )
+# Sessions share one operator domain, so the library stays loaded when the last of them closes.
+LINK_FLAGS = (
+    *("-shared", "-pthread"),
+    *(("-Wl,-z,nodelete",) if platform.system() == "Linux" else ()),
+)
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = (
     *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx512vbmi"),
@@ -87,7 +92,9 @@ class Compiler:
 
 def hash_source() -> str:
     """Return a hash of the C source, the flags and the kind of machine."""
-    state = hashlib.sha256(repr((FLAGS, VARIANTS, platform.system(), _machine())).encode())
+    state = hashlib.sha256(
+        repr((FLAGS, LINK_FLAGS, VARIANTS, platform.system(), _machine())).encode()
+    )
     for path in sorted([*SOURCE_DIR.glob("*.c"), *SOURCE_DIR.glob("*.h")]):
         content = path.read_bytes()
         state.update(f"{path.name} {len(content)} ".encode() + content)
@@ -142,7 +149,7 @@ def _compile(compiler: Compiler, folder: Path) -> Path:
         done = [pool.submit(_call, compiler, *given, "-o", str(path)) for path, given in jobs]
         for one in done:
             one.result()
-    _call(compiler, "-shared", "-pthread", *objects, "-lm", "-o", str(library))
+    _call(compiler, *LINK_FLAGS, *objects, "-lm", "-o", str(library))
     return library
 
 

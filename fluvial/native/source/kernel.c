@@ -49,3 +49,8 @@ const char *choose_kernels(void) {
     return "FLUVIAL_KERNELS names no kernels that this machine can run; "
            "avx512, avx2 and plain are known, and unset means the best";
 }
+
+/* For tests and benchmarks: the name of the variant in use. */
+__attribute__((visibility("default"))) const char *fluvial_kernels(void) {
+    return kernels()->variant;
+}
