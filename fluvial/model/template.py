@@ -7,16 +7,17 @@ The environment is that of `apply_chat_template` in `transformers`, which templa
 One difference: a template that looks for markup inside a content (say `</think>`) finds none.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from fluvial.errors import InputError, ModelError, TooLargeError
-from fluvial.model import tokenizer_folder, vocabulary
+from fluvial.model import tokenizer_folder, tool_format, vocabulary
 from fluvial.model.renderer import Renderer
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.model.vocabulary import Kind
-from fluvial.types import Message, Role
+from fluvial.types import Message, Role, Tool, ToolCall
 
 MAX_SOURCE_CHARS = 128 * 1024
 MAX_CONTENT_CHARS = 8 * 2**20
@@ -32,6 +33,17 @@ CHATML = (
 """What a model without a template gets when its vocabulary has these two special tokens."""
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _ROLES = get_args(Role)
+_PROBE_TOOL = Tool(name="probe_tool")
+_PROBE = (
+    Message(role="user", content="q"),
+    Message(
+        role="assistant",
+        content="",
+        tool_calls=(ToolCall(id="0", name="probe_call", arguments='{"x": 1}'),),
+    ),
+    Message(role="tool", content="probe_result", tool_call_id="0"),
+)
+_PROBE_CALL = '<tool_call>\n{"name": "probe_call", "arguments": {"x": 1}}\n</tool_call>'
 
 
 class Template:
@@ -54,6 +66,8 @@ class Template:
         self.source = source
         self._names = dict(names)
         self._renderer = Renderer(source, limit_s=render_limit_s)
+        self._probing = threading.Lock()
+        self._knows_tools: bool | None = None
 
     @staticmethod
     def from_gguf(metadata: Mapping[str, object]) -> "Template":
@@ -79,38 +93,64 @@ class Template:
             source = _choose_fallback(tokenizer_folder.read_controls(path))
         return Template(_check(source), names=tokenizer_folder.read_names(config))
 
-    def encode(self, messages: Sequence[Message], *, tokenizer: Tokenizer) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, tokenizer: Tokenizer, tools: Sequence[Tool] = ()
+    ) -> list[int]:
         """Return the ids of a conversation, up to where the assistant is to write.
 
-        No content, whatever it holds, becomes a special token.
+        `tools` are those that it may call (see tool_format.py). No content, argument or
+        description, whatever it holds, becomes a special token.
         Raises InputError for an empty list, a role or messages the template refuses, TooLargeError
         for over 8 Mi characters, ModelError when the template fails or does not end in time.
         """
-        _check_messages(messages)
-        turns = [{"role": m.role, "content": tokenizer.shield(m.content)} for m in messages]
-        text = self._render(turns)
+        size = _check_messages(messages, tools)
+        turns = tool_format.make_turns(messages, shield=tokenizer.shield)
+        values = tool_format.make_tools(tools, shield=tokenizer.shield)
+        has_tools = bool(tools) or any(m.tool_calls or m.role == "tool" for m in messages)
+        if has_tools and not self.knows_tools:
+            turns, values = tool_format.write_plain(turns, values), []
+        text = self._render(turns, values, size=size)
         try:
             return tokenizer.encode_marked(text)
         except InputError as error:
             raise ModelError(f"the model's chat template wrote wrong text: {error}") from None
 
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template itself writes tools, calls and results, in the form we speak."""
+        with self._probing:
+            if self._knows_tools is None:
+                self._knows_tools = "<tool_call>" in self.source and self._probe()
+            return self._knows_tools
+
     def close(self) -> None:
         """End the rendering process; a later `encode` starts it again."""
         self._renderer.close()
 
-    def _render(self, turns: list[dict[str, str]]) -> str:
+    def _probe(self) -> bool:
+        turns = tool_format.make_turns(_PROBE, shield=str)
+        tools = tool_format.make_tools([_PROBE_TOOL], shield=str)
+        try:
+            text = self._render(turns, tools, size=0)
+        except (InputError, ModelError):
+            return False
+        return all(part in text for part in (_PROBE_TOOL.name, _PROBE_CALL, "probe_result"))
+
+    def _render(
+        self, turns: list[dict[str, Any]], tools: list[dict[str, Any]], *, size: int
+    ) -> str:
         variables: dict[str, Any] = {
             **self._names,
             "messages": turns,
-            "tools": None,
+            "tools": tools or None,
             "documents": None,
             "add_generation_prompt": True,
         }
-        size = sum(len(turn["content"]) for turn in turns)
         return self._renderer.render(variables, limit_chars=MAX_WRITTEN_CHARS + 4 * size)
 
 
-def _check_messages(messages: Sequence[Message]) -> None:
+def _check_messages(messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+    """Return the number of characters that were written."""
     if not messages:
         raise InputError("there are no messages; send at least one", param="messages")
     for message in messages:
@@ -119,12 +159,13 @@ def _check_messages(messages: Sequence[Message]) -> None:
                 f"unknown role {message.role[:40]!r}; the roles are {', '.join(_ROLES)}",
                 param="messages",
             )
-    size = sum(len(message.content) for message in messages)
+    size = tool_format.measure(messages, tools)
     if size > MAX_CONTENT_CHARS:
         raise TooLargeError(
             f"the messages hold {size:,} characters; at most {MAX_CONTENT_CHARS:,} are taken",
             param="messages",
         )
+    return size
 
 
 def _check(source: object) -> str:
