@@ -116,6 +116,17 @@ class Fields:
             raise self.error(name, f"{length} words of {', '.join(known)}")
         return words
 
+    def indices(self, name: str, *, at_most: int) -> set[int] | None:
+        """Return the whole numbers, each up to `at_most`, that a list holds; None without one."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(
+            type(n) is int and 0 <= n <= at_most for n in value
+        ):
+            raise self.error(name, f"a list of whole numbers up to {at_most}")
+        return set(value)
+
     def refuse(self, *names: str) -> None:
         """Raise ModelError if one of these flags is set: what it asks for is not implemented."""
         for name in names:
@@ -131,8 +142,10 @@ class Fields:
             raise self.error(name, "an object")
         return value
 
-    def enter(self, values: Mapping[str, object], *, prefix: str) -> "Fields":
-        """Return fields read from `values` by their own keys, named `prefix` in errors."""
+    def enter(self, values: object, *, prefix: str) -> "Fields":
+        """Return fields read from an object by its own keys, named after `prefix` in errors."""
+        if not isinstance(values, dict):
+            raise ModelError(f"{prefix.rstrip('.')} is {values!r}; it must be an object")
         keys = {key: key for key in values}
         named = {prefix + key: value for key, value in values.items()}
         return replace(self, values=named, prefix=prefix, keys=keys)

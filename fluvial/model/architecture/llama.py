@@ -72,10 +72,16 @@ def declare_decoder_attention(
     )
 
 
-def read_heads(fields: Fields, *, head_width: int | None = None) -> tuple[int, int, int]:
-    """Return heads, key heads and a head's width (`head_width` where the file has none)."""
+def read_heads(
+    fields: Fields, *, head_width: int | None = None, kv_heads: int | None = None
+) -> tuple[int, int, int]:
+    """Return heads, key heads and a head's width.
+
+    `kv_heads` are those of a layer where layers differ, `head_width` is for files without one.
+    """
     heads = fields.count("heads", at_most=MAX_HEADS)
-    kv_heads = fields.count("kv_heads", default=heads, at_most=MAX_HEADS)
+    if kv_heads is None:
+        kv_heads = fields.count("kv_heads", default=heads, at_most=MAX_HEADS)
     width = head_width or max(1, fields.count("width") // heads)
     width = fields.count("head_width", default=width, at_most=MAX_HEAD_WIDTH)
     for name in ("value_width", "rotary_width"):

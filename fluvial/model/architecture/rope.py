@@ -6,8 +6,6 @@ turns a pair makes over the original context. GGUF gives llama3's as ready divis
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from fluvial.errors import ModelError
 from fluvial.model.architecture.declaration import Rotary, rotate
@@ -28,13 +26,9 @@ def declare_rotary(
 
     `theta` is the base where the checkpoint names none. Raises ModelError for unknown scaling.
     """
+    theta = fields.number("rope_theta", default=theta)
     if fields.in_gguf:
-        plain = rotate(
-            width=width,
-            theta=fields.number("rope_theta", default=theta),
-            start=start,
-            interleaved=interleaved,
-        )
+        plain = rotate(width=width, theta=theta, start=start, interleaved=interleaved)
         return _scale_gguf(fields, plain)
     rope = fields.inside("rope_parameters") or fields.inside("rope_scaling")
     return read_rotary(fields, rope, width=width, theta=theta, start=start, interleaved=interleaved)
@@ -42,19 +36,19 @@ def declare_rotary(
 
 def read_rotary(
     fields: Fields,
-    rope: Mapping[str, Any],
+    rope: object,
     *,
     width: int,
     theta: float,
     start: int = 0,
     interleaved: bool = False,
 ) -> Rotary:
-    """Return the rotary positions of one `rope_parameters` object of config.json."""
+    """Return the rotary positions of one `rope_parameters` object of config.json.
+
+    `theta` is the base where it names none. Raises ModelError when it is no such object.
+    """
     inner = fields.enter(rope, prefix="rope_parameters.")
-    if inner.get("rope_theta") is not None:
-        theta = inner.number("rope_theta")
-    else:
-        theta = fields.number("rope_theta", default=theta)
+    theta = inner.number("rope_theta", default=theta)
     plain = rotate(width=width, theta=theta, start=start, interleaved=interleaved)
     kind = inner.choice("type", KINDS, default="default")
     kind = inner.choice("rope_type", KINDS, default=kind)
