@@ -95,7 +95,8 @@ class LatentAttention:
     A token's cache entry is its latent (`kv_width`, after `kv_down_norm`) and one rotated key of
     2 * len(rotary.frequencies) features, shared by all heads. `kv_up` [heads * (nope_width +
     value_width), kv_width] makes keys and values from latents; it is not adapted. A head of q is
-    nope_width features, then the rotated ones; `rotary.start` is nope_width.
+    nope_width features, then the rotated ones; `rotary.start` is nope_width. `norm_epsilon` is that
+    of the two norms inside, which is not always the model's.
     """
 
     heads: int
@@ -108,6 +109,7 @@ class LatentAttention:
     q: Group
     kv_down: Group
     o: Group
+    norm_epsilon: float = 1e-6
 
     @property
     def groups(self) -> tuple[Group, ...]:

@@ -6,9 +6,20 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fluvial.errors import ModelError
-from fluvial.model.architecture.declaration import Attention, Layer, Mlp, ShortConv
+from fluvial.model.architecture.declaration import (
+    Attention,
+    Experts,
+    GatedDelta,
+    LatentAttention,
+    Layer,
+    Mlp,
+    ShortConv,
+)
 from fluvial.model.module.attention import AttentionMixer
 from fluvial.model.module.conv import ShortConvMixer
+from fluvial.model.module.delta import GatedDeltaMixer
+from fluvial.model.module.experts import ExpertsMlp
+from fluvial.model.module.latent import LatentMixer
 from fluvial.model.module.linear import AdapterTensors, LayerWeights, Linear, normalise
 from fluvial.model.module.mixer import Mixing, State, Widening
 from fluvial.model.module.mlp import GatedMlp
@@ -17,9 +28,14 @@ T = TypeVar("T")
 
 _MIXERS: dict[type, Callable[[Any, LayerWeights], Mixing]] = {
     Attention: AttentionMixer,
+    LatentAttention: LatentMixer,
     ShortConv: ShortConvMixer,
+    GatedDelta: GatedDeltaMixer,
 }
-_MLPS: dict[type, Callable[[Any, LayerWeights], Widening]] = {Mlp: GatedMlp}
+_MLPS: dict[type, Callable[[Any, LayerWeights], Widening]] = {
+    Mlp: GatedMlp,
+    Experts: ExpertsMlp,
+}
 
 
 class Block:
