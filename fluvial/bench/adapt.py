@@ -14,8 +14,8 @@ from typing import Any
 
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.rule import Rule
+from fluvial.bench.text import read_text
 from fluvial.config import Settings
-from fluvial.errors import InputError
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 from fluvial.model.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def run(
     `tokens` stops after that many of each file, `quick` after 2,048. Each starts from the base.
     Raises InputError for a file that can't be read as UTF-8 or is empty.
     """
-    texts = [(path, _read_text(path)) for path in files]
+    texts = [(path, read_text(path)) for path in files]
     checkpoint = open_checkpoint(model_path)
     tokenizer = open_tokenizer(checkpoint)
     rule = Rule.from_settings(settings)
@@ -120,16 +120,3 @@ def _read_both(learner: Learner, sums: _Sums, context: Sequence[int], chunk: Seq
     sums.adapted_nats += result.adapted_nats
     sums.frozen_s += between - started
     sums.adapted_s += time.perf_counter() - between
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise InputError(f"{path} is not UTF-8: byte {error.start} is {byte:#04x}") from None
-    if not text:
-        raise InputError(f"{path} is empty; give a text of some thousand words")
-    return text

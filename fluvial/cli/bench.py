@@ -1,11 +1,14 @@
 """`fluvial bench`: measurements that print one JSON object last."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fluvial.cli.option import config_option, data_dir_option, load_settings
+
+if TYPE_CHECKING:
+    from fluvial.config import Settings
 
 
 @click.group()
@@ -37,13 +40,9 @@ def adapt(
 ) -> None:
     """Compare reading FILES frozen with reading them while learning, on the same windows."""
     settings = load_settings(config_file, data_dir=data_dir, model=model)
-    from fluvial.cli.progress import Bar, TransferBar
-    from fluvial.model.registry import Registry
+    from fluvial.cli.progress import Bar
 
-    with TransferBar() as bar:
-        info = Registry(settings.data_dir).ensure(
-            settings.model, offline=settings.offline, progress=bar
-        )
+    path = _ensure(settings.model, settings)
     from fluvial.bench.adapt import run
 
     with Bar(unit="tokens") as reading:
@@ -55,21 +54,238 @@ def adapt(
 
         result = run(
             list(files),
-            model_path=Path(info.path),
+            model_path=path,
             quick=quick,
             tokens=tokens,
             settings=settings,
             on_chunk=show,
         )
     if as_json:
-        import json
-
-        click.echo(json.dumps(result, ensure_ascii=False))
+        _print_line(result)
     else:
-        _print(result)
+        _print_gains(result)
 
 
-def _print(result: dict[str, Any]) -> None:
+model_option = click.option(
+    "--model", help="Model to measure; pulled first when it is not installed."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 256), help="Number of threads. [default: measured]"
+)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@click.option("--quick", is_flag=True, help="Two short rounds, and only threads are tried.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Model to measure, can be repeated. [default: SmolLM2 and the default model]",
+)
+@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds of each figure. [default: 5]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    help="Threads of both sides. [default: each side's best, found by trying]",
+)
+@data_dir_option
+@config_option
+def engine(
+    as_json: bool,
+    quick: bool,
+    models: tuple[str, ...],
+    rounds: int | None,
+    threads: int | None,
+    data_dir: Path | None,
+    config_file: Path | None,
+) -> None:
+    """Compare the engine's speed with llama.cpp's, on the same files and in one run."""
+    settings = load_settings(config_file, data_dir=data_dir)
+    from dataclasses import replace
+
+    from fluvial.bench.engine import MODELS, Target, run
+    from fluvial.bench.peer import check_installed
+    from fluvial.bench.plan import QUICK, Plan
+    from fluvial.cli.terminal import write_note
+
+    check_installed()
+    plan = QUICK if quick else Plan()
+    targets = [
+        Target(name=name, path=_ensure(name, settings)) for name in dict.fromkeys(models or MODELS)
+    ]
+    result = run(
+        targets,
+        graph_dir=settings.data_dir / "graphs",
+        plan=replace(plan, rounds=rounds) if rounds else plan,
+        threads=threads,
+        on_note=write_note,
+    )
+    if as_json:
+        _print_line(result)
+    else:
+        _print_speeds(result)
+
+
+@bench.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@click.option("--tokens", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option(
+    "--window",
+    "window_tokens",
+    type=click.IntRange(2),
+    default=512,
+    show_default=True,
+    help="Tokens of each window; every window begins anew.",
+)
+@model_option
+@threads_option
+@data_dir_option
+@config_option
+def quality(
+    file: Path,
+    as_json: bool,
+    tokens: int,
+    window_tokens: int,
+    model: str | None,
+    threads: int | None,
+    data_dir: Path | None,
+    config_file: Path | None,
+) -> None:
+    """Compare perplexity on FILE: the engine, the float32 model, and llama.cpp."""
+    settings = load_settings(config_file, data_dir=data_dir, model=model)
+    from fluvial.bench.engine import Target
+    from fluvial.bench.peer import check_installed
+    from fluvial.bench.quality import run
+    from fluvial.cli.progress import Bar
+    from fluvial.engine.thread import count_usable
+
+    check_installed()
+    target = Target(name=settings.model, path=_ensure(settings.model, settings))
+    with Bar(unit="windows") as bar:
+
+        def show(side: str, done: int, total: int) -> None:
+            if not bar.is_at(side):
+                bar.start(side, total=total)
+            bar.reach(done, total=total)
+
+        result = run(
+            file,
+            target,
+            graph_dir=settings.data_dir / "graphs",
+            threads=threads or count_usable(),
+            tokens=tokens,
+            window_tokens=window_tokens,
+            on_progress=show,
+        )
+    if as_json:
+        _print_line(result)
+    else:
+        _print_perplexities(result)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@click.option(
+    "--write",
+    "document",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, writable=True),
+    help="Put the table into this document, in place of the model's earlier one.",
+)
+@model_option
+@threads_option
+@data_dir_option
+@config_option
+def profile(
+    as_json: bool,
+    document: Path | None,
+    model: str | None,
+    threads: int | None,
+    data_dir: Path | None,
+    config_file: Path | None,
+) -> None:
+    """Show where the time of one step goes, by kind of operator."""
+    settings = load_settings(config_file, data_dir=data_dir, model=model)
+    from dataclasses import asdict
+
+    from fluvial.bench.profile import run
+    from fluvial.bench.report import render, update
+    from fluvial.engine.thread import count_usable
+
+    path = _ensure(settings.model, settings)
+    result = run(
+        path,
+        name=settings.model,
+        graph_dir=settings.data_dir / "graphs",
+        threads=threads or count_usable(),
+    )
+    if document is not None:
+        text = update(document.read_text(encoding="utf-8"), result)
+        document.write_text(text, encoding="utf-8")
+    if as_json:
+        _print_line(asdict(result))
+    else:
+        click.echo(render(result))
+
+
+def _ensure(name: str, settings: "Settings") -> Path:
+    """Return the file of a model, pulled first when it is not installed."""
+    from fluvial.cli.progress import TransferBar
+    from fluvial.model.registry import Registry
+
+    with TransferBar() as bar:
+        info = Registry(settings.data_dir).ensure(name, offline=settings.offline, progress=bar)
+    return Path(info.path)
+
+
+def _print_line(result: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(result, ensure_ascii=False))
+
+
+def _print_speeds(result: dict[str, Any]) -> None:
+    from fluvial.cli.terminal import print_table
+
+    headings = ["model", "figure", "fluvial", "llama.cpp", "ratio", "ratio's range"]
+    rows: list[list[str]] = []
+    for name, figures in result["models"].items():
+        compared = {
+            "decode": figures["decode"],
+            **{f"prefill {n}": each for n, each in figures["prefill"].items() if each},
+            "batch of 8": figures["batch8"],
+            **{f"at {n} of context": each for n, each in figures["context"]["at"].items()},
+        }
+        for label, each in compared.items():
+            spread = each["spread"]["ratio"]
+            speeds = [f"{each[side]:.1f}" for side in ("ours_tps", "peer_tps")]
+            spread_cell = f"{spread['min']:.2f} to {spread['max']:.2f}"
+            rows.append([name, label, *speeds, f"{each['ratio']:.2f}", spread_cell])
+    print_table(headings, rows, right=(2, 3, 4))
+    for name, figures in result["models"].items():
+        limit, load = figures["roofline"], figures["load_s"]
+        share_pct = 100 * limit["fraction_of_limit"]
+        adapted = figures["decode"]["ratio_with_adapter"]
+        click.echo(
+            f"{name}: with an adapter {adapted:.2f} times the peer; "
+            f"{share_pct:.0f}% of the limit at {limit['read_gbps']:.1f} GB/s; "
+            f"loads in {load['ours']:.2f} s, the peer in {load['peer']:.2f} s"
+        )
+
+
+def _print_perplexities(result: dict[str, Any]) -> None:
+    from fluvial.cli.terminal import print_table
+
+    names = {"ours": "fluvial", "reference": "float32", "peer": "llama.cpp"}
+    rows = [
+        [label, *(f"{result[side][key]:.4f}" for key in ("nats_per_token", "perplexity"))]
+        for side, label in names.items()
+    ]
+    print_table(["side", "nats/token", "perplexity"], rows, right=(1, 2))
+
+
+def _print_gains(result: dict[str, Any]) -> None:
     from fluvial.cli.terminal import print_table
 
     headings = ["file", "tokens", "frozen bits/byte", "adapted bits/byte", "gain", "time"]

@@ -1,0 +1,72 @@
+"""`fluvial bench quality`: the same ids on every side, all of them counted once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluvial.bench import quality
+from fluvial.bench.engine import Target
+from fluvial.bench.quality import cut_windows, run
+from fluvial.errors import InputError
+from fluvial.model.checkpoint import open_checkpoint
+from fluvial.model.opening import open_tokenizer
+from tests.bench.double import Journal
+
+TEXT = "the thing is that the king is in the ring, and 国王 sings. " * 40
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_windows_hold_the_text_once_each_behind_a_first_token(file: Path, tiny_model: Path) -> None:
+    checkpoint = open_checkpoint(tiny_model)
+    ids = open_tokenizer(checkpoint).encode(TEXT)
+    windows = cut_windows(file, checkpoint, tokens=250, window_tokens=100)
+    assert [len(window) for window in windows] == [101, 101, 51]
+    assert {window[0] for window in windows} == {0}
+    assert [token for window in windows for token in window[1:]] == ids[:250]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "window_tokens", "message"),
+    [(10**6, 512, "give a longer text"), (100, 4000, "do not fit the model's context of 2048")],
+)
+def test_what_can_not_be_measured_is_refused(
+    tokens: int, window_tokens: int, message: str, file: Path, tiny_model: Path
+) -> None:
+    checkpoint = open_checkpoint(tiny_model)
+    with pytest.raises(InputError, match=message):
+        cut_windows(file, checkpoint, tokens=tokens, window_tokens=window_tokens)
+
+
+def test_perplexities_and_their_ratios(
+    file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "check_installed", lambda: "0")
+    journal = Journal()
+    told: list[tuple[Any, ...]] = []
+    result = run(
+        file,
+        Target(name="tiny", path=tiny_model),
+        graph_dir=tmp_path,
+        threads=1,
+        tokens=1000,
+        window_tokens=100,
+        on_progress=lambda *step: told.append(step),
+        open_side=journal.open_side,
+    )
+    assert result["ours"]["nats_per_token"] == pytest.approx(2)
+    assert result["ours"]["perplexity"] == pytest.approx(7.38906)
+    assert result["ours_over_reference"] == pytest.approx(1.10517)
+    assert result["ours_over_peer"] == pytest.approx(0.90484)
+    sent: dict[str, list[list[int]]] = {}
+    for side, _, values in journal.asked:
+        sent.setdefault(side, []).extend(values["windows"])
+    assert sent["ours"] == sent["peer"] == sent["reference"]
+    assert told[-1] == ("peer", 10, 10)
+    assert journal.open_now == []
