@@ -43,6 +43,31 @@ _YARN_ROPE = {
     "original_max_position_embeddings": 128,
 }
 _LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+_DEEPSEEK_ROPE = {**_YARN_ROPE, "mscale": 1.0, "mscale_all_dim": 1.0}
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True}
+_QWEN3_NEXT = {
+    "head_dim": 32,
+    "num_experts": 8,
+    "shared_expert_intermediate_size": 40,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    **_EXPERTS,
+}
+_DEEPSEEK = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 20,
+    **_EXPERTS,
+}
 _GEMMA3 = {"num_hidden_layers": 7, "head_dim": 24, "sliding_window": 16}
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
@@ -62,7 +87,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "query_pre_attn_scalar": 24, **_GEMMA3},
     "gemma3-capped": {
         "model_type": "gemma3_text",
-        "query_pre_attn_scalar": 20,
+        "query_pre_attn_scalar": 24,
         "final_logit_softcapping": 6.0,
         "rope_parameters": {
             "full_attention": {**_LINEAR_ROPE, "rope_theta": 1_000_000.0},
@@ -76,6 +101,50 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["conv", "full_attention", "conv"],
         "intermediate_size": 100,
         "block_multiple_of": 32,
+    },
+    "lfm2-moe": {
+        "model_type": "lfm2_moe",
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "full_attention", "conv"],
+        "num_dense_layers": 1,
+        "num_experts": 8,
+        "routed_scaling_factor": 1.5,
+        **_EXPERTS,
+    },
+    "qwen3-moe": {"model_type": "qwen3_moe", "head_dim": 24, "num_experts": 8, **_EXPERTS},
+    "qwen3-moe-mixed": {
+        "model_type": "qwen3_moe",
+        "num_hidden_layers": 4,
+        "num_experts": 6,
+        "mlp_only_layers": [1],
+        "decoder_sparse_step": 2,
+        **_EXPERTS,
+        "norm_topk_prob": False,
+    },
+    "qwen3-next": {"model_type": "qwen3_next", "num_hidden_layers": 4, **_QWEN3_NEXT},
+    "qwen3-next-listed": {
+        "model_type": "qwen3_next",
+        "layer_types": ["full_attention", "linear_attention"],
+        "mlp_only_layers": [0],
+        "rope_parameters": {"rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+        **_QWEN3_NEXT,
+        "linear_num_key_heads": 4,
+        "linear_value_head_dim": 24,
+    },
+    "deepseek-v3": {
+        "model_type": "deepseek_v3",
+        "q_lora_rank": 48,
+        "rope_parameters": _DEEPSEEK_ROPE,
+        **_DEEPSEEK,
+    },
+    "deepseek-v3-plain": {
+        "model_type": "deepseek_v3",
+        "q_lora_rank": None,
+        "rope_interleave": False,
+        **_DEEPSEEK,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": False,
     },
 }
 

@@ -115,16 +115,17 @@ def _apply_chunk(
     What each token writes, u, depends on the earlier u of the chunk: (1 + A) u = beta * (v - what
     the memory before the chunk says), with A strictly lower triangular.
     """
-    total_HC = log_decay_HC.cumsum(dim=1)
+    # In float64: over a chunk the sum can be in the hundreds, and the differences are what counts.
+    total_HC = log_decay_HC.double().cumsum(dim=1)
     # Only decays from an earlier token to a later one: the others would overflow.
-    between_HCC = (total_HC[:, :, None] - total_HC[:, None, :]).tril().exp().tril()
-    since_start = total_HC.exp()[:, :, None]
-    until_end = (total_HC[:, -1:] - total_HC).exp()[:, :, None]
+    between_HCC = (total_HC[:, :, None] - total_HC[:, None, :]).tril().exp().tril().float()
+    since_start = total_HC.exp()[:, :, None].float()
+    until_end = (total_HC[:, -1:] - total_HC).exp()[:, :, None].float()
     mixing = (beta_HC[:, :, None] * (k_HCW @ k_HCW.mT) * between_HCC).tril(-1)
     wanted = beta_HC[:, :, None] * (v_HCV - since_start * (k_HCW @ memory_HWV))
     written = torch.linalg.solve_triangular(mixing, wanted, upper=False, unitriangular=True)
     read = since_start * (q_HCW @ memory_HWV) + ((q_HCW @ k_HCW.mT) * between_HCC) @ written
-    kept = total_HC[:, -1].exp()[:, None, None] * memory_HWV
+    kept = since_start[:, -1:] * memory_HWV
     return read, kept + (k_HCW * until_end).mT @ written
 
 
