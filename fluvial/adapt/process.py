@@ -4,30 +4,26 @@ The server never loads torch, and a crash or a leak of the learner can't take it
 under way raises LearnerError, what was saved stays, and the next request finds a new process.
 """
 
-import contextlib
 import logging
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from fluvial.adapt.frame import ClosedError, read_frame, write_frame
 from fluvial.adapt.rule import ChunkResult, Rule
+from fluvial.child import Child, Reply
 from fluvial.errors import LearnerError
+from fluvial.frame import ClosedError
 from fluvial.model.adapter import Tensors
 
 log = logging.getLogger(__name__)
 
 State = Literal["starting", "ready", "restarting", "off"]
-CLOSE_TIMEOUT_S = 2.0
 
 
 class LearnerProcess:
@@ -44,7 +40,7 @@ class LearnerProcess:
             "rule": asdict(rule),
             "threads": threads,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -80,29 +76,24 @@ class LearnerProcess:
         process = self._process
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.end()
         with self._lock:
-            self._release(process)
+            process.release()
+            self._process = None
 
     def _begin(self) -> None:
         with self._lock:
             try:
-                self._spawn()
-                self._greet()
+                self._greet(self._spawn())
             except (ClosedError, LearnerError, ValueError):
                 self._lose()  # the first request tries again, and tells its caller
 
-    def _ask(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    def _ask(self, header: dict[str, Any], body: bytes = b"") -> Reply:
         with self._lock:
-            if self._process is None:
-                self._spawn()
             try:
-                reply, data = self._exchange(header, body)
+                process = self._spawn()
+                self._greet(process)
+                reply, data = process.ask(header, body)
             except (ClosedError, ValueError) as error:
                 self._lose()
                 raise LearnerError(
@@ -112,49 +103,26 @@ class LearnerProcess:
             raise LearnerError(f"the learner could not {header['do']}: {reply['error']}")
         return reply, data
 
-    def _exchange(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        process = cast("subprocess.Popen[bytes]", self._process)
-        self._greet()
-        write_frame(cast(BinaryIO, process.stdin), header, body)
-        return read_frame(cast(BinaryIO, process.stdout))
-
-    def _greet(self) -> None:
+    def _greet(self, process: Child) -> None:
         """Wait until the process says that it is ready."""
-        process = cast("subprocess.Popen[bytes]", self._process)
         if self.state != "ready":
-            reply, _ = read_frame(cast(BinaryIO, process.stdout))
+            reply, _ = process.receive()
             log.info("the learner is ready, on %s threads: %s", reply["threads"], reply["timings"])
             self.state = "ready"
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> Child:
         if self._closed:
             raise LearnerError("the learner is closed")
-        if self._process is not None:
-            return
-        self.state = "restarting" if self.generation else "starting"
-        self.generation += 1
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fluvial.adapt.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            # Threads that wait must sleep: spinning ones take the cores that answers need.
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
-        )
-        write_frame(cast(BinaryIO, self._process.stdin), self._settings)
+        if self._process is None:
+            self.state = "restarting" if self.generation else "starting"
+            self.generation += 1
+            self._process = Child("fluvial.adapt.worker", settings=self._settings)
+        return self._process
 
     def _lose(self) -> None:
-        process = self._process
-        if process is not None:
-            process.kill()
-            process.wait()
-            self._release(process)
+        if self._process is not None:
+            self._process.end()
+            self._process.release()
+            self._process = None
         if not self._closed:
             self.state = "restarting"
-
-    def _release(self, process: subprocess.Popen[bytes]) -> None:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        self._process = None

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import safetensors.numpy
 
-from fluvial.adapt.frame import ClosedError, read_frame, write_frame
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.rule import Rule
 from fluvial.errors import FluvialError
+from fluvial.frame import ClosedError, read_frame, write_frame
 from fluvial.model.checkpoint import open_checkpoint
 
 NICENESS = 10

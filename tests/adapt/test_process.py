@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fluvial.adapt.frame import ClosedError, read_frame, write_frame
+from fluvial.frame import ClosedError, read_frame, write_frame
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.rule import Rule

@@ -1,4 +1,4 @@
-"""The frames between the server and its learner process: a JSON header, then raw bytes. No pickle.
+"""The frames between the server and its child processes: a JSON header, then raw bytes. No pickle.
 
 4 bytes   length of the header, little-endian
 8 bytes   length of the body, little-endian

@@ -1,0 +1,80 @@
+"""A process of ours at the other end of a pair of pipes: what must not run in the server's own.
+
+A library that is large or may crash (PyTorch) lives there. Frames go over its standard input and
+output, one reply for each request; it ends when its parent closes the pipe or dies.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, BinaryIO, cast
+
+from fluvial.frame import ClosedError, read_frame, write_frame
+
+CLOSE_TIMEOUT_S = 2.0
+Reply = tuple[dict[str, Any], bytes]
+
+
+class Child:
+    """One running child. Not thread-safe, but for `end`."""
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        settings: dict[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start `python -m MODULE` and send it `settings` as its first frame.
+
+        `environment` is added to this process's own. Raises ClosedError when it ended at once.
+        """
+        self._process = subprocess.Popen(  # noqa: S603  our own program, no shell
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            # Threads that wait must sleep: spinning ones take the cores that answers need.
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(environment or {})},
+        )
+        try:
+            self.send(settings)
+        except ClosedError:
+            self.end()
+            self.release()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        """Write one request. Raises ClosedError when the child has gone."""
+        write_frame(cast(BinaryIO, self._process.stdin), header, body)
+
+    def receive(self) -> Reply:
+        """Read one reply. Raises ClosedError when the child has gone, ValueError for rubbish."""
+        return read_frame(cast(BinaryIO, self._process.stdout))
+
+    def ask(self, header: dict[str, Any], body: bytes = b"") -> Reply:
+        """Send a request and wait for its reply."""
+        self.send(header, body)
+        return self.receive()
+
+    def end(self) -> None:
+        """Ask the process to end, then make it. Safe at any time: a reader gets ClosedError."""
+        self._process.terminate()
+        try:
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def release(self) -> None:
+        """Close the pipes of a child that has ended."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
