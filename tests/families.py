@@ -111,7 +111,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "routed_scaling_factor": 1.5,
         **_EXPERTS,
     },
-    "qwen3-moe": {"model_type": "qwen3_moe", "head_dim": 24, "num_experts": 8, **_EXPERTS},
+    "qwen3-moe": {"model_type": "qwen3_moe", "head_dim": 24, "num_experts": 9, **_EXPERTS},
     "qwen3-moe-mixed": {
         "model_type": "qwen3_moe",
         "num_hidden_layers": 4,
