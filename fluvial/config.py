@@ -60,6 +60,21 @@ class Settings(BaseSettings):
     queue_limit: int = Field(
         64, ge=1, le=10_000, description="Answers that may wait for the engine."
     )
+    batch_limit: int = Field(
+        8, ge=1, le=256, description="Answers written at once; others wait in the queue."
+    )
+    step_tokens: int = Field(
+        256, ge=16, le=8192, description="Most tokens computed in one step of the engine."
+    )
+    cache_bytes: int = Field(
+        2**30, ge=2**20, description="Memory for keys and values of all conversations together."
+    )
+    cache_disk_bytes: int = Field(
+        4 * 2**30, ge=0, description="Disk for the caches of idle conversations; 0 keeps none."
+    )
+    cache_idle_s: float = Field(
+        600.0, gt=0, description="Seconds after which the cache of a conversation goes to disk."
+    )
     learning: bool = Field(True, description="Whether new sessions learn from what they read.")
     rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")

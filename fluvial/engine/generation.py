@@ -6,22 +6,42 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from fluvial.errors import FluvialError
 from fluvial.model.adapter import Adapter
 from fluvial.types import Delta, FinishReason, Sampling, Usage
 
+if TYPE_CHECKING:
+    from fluvial.engine.grammar import GrammarState
+
+
+def use_base() -> Adapter | None:
+    """Return None: no adapter, exactly the base."""
+    return None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """What was asked of the engine: already checked, so that `prompt` and `limit_tokens` fit."""
+    """What was asked of the engine: already checked, so that `prompt` and `limit_tokens` fit.
+
+    `lane` is what fairness counts by, `owner` what caches are shared within. `deadline_s` is a
+    time of the engine's clock. `grammar` is this answer's own. `choice` numbers the answers to one
+    prompt; `first` is the one of them that reads it (None: this is it), and `shared` tells that
+    one that others wait.
+    """
 
     prompt: list[int]
     sampling: Sampling
     limit_tokens: int
     lane: str
-    adapter: Callable[[], Adapter | None]
+    owner: str = ""
+    adapter: Callable[[], Adapter | None] = use_base
+    deadline_s: float | None = None
+    grammar: "GrammarState | None" = None
+    choice: int = 0
+    first: "Generation | None" = None
+    shared: bool = False
 
 
 class Generation:
@@ -43,6 +63,13 @@ class Generation:
         self._cancelled = threading.Event()
         self._changed = threading.Condition()
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self.prompt_read = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing but a place is missing: an answer to a shared prompt waits for it."""
+        first = self.request.first
+        return first is None or first.prompt_read or first.ended
 
     @property
     def prompt_tokens(self) -> int:
@@ -93,13 +120,14 @@ class Generation:
                 self._changed.wait()
             return delta
 
-    def emit(self, text: str) -> None:
-        """Pass on a piece of text. For the engine."""
-        self._append(Delta(text=text), ended=False)
+    def emit(self, delta: Delta) -> None:
+        """Pass on a piece of the answer. For the engine; after one with `finish`, nothing goes."""
+        self._append(delta, ended=delta.finish is not None)
 
-    def finish(self, reason: FinishReason, *, text: str = "", usage: Usage) -> None:
-        """End the answer. For the engine; nothing may follow."""
-        self._append(Delta(text=text, finish=reason, usage=usage), ended=True)
+    def end_unstarted(self, reason: FinishReason) -> None:
+        """End an answer of which nothing was written. For the engine."""
+        usage = Usage(prompt_tokens=self.prompt_tokens, completion_tokens=0)
+        self.emit(Delta(text="", finish=reason, usage=usage))
 
     def fail(self, error: FluvialError) -> None:
         """End the answer with an error. For the engine; nothing may follow."""

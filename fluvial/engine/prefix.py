@@ -2,117 +2,205 @@
 
 Rules of reuse, each of which guards correctness or privacy:
 
-- A cache is reused only within its lane: what one session or client wrote never speeds up, and so
+- A cache is reused only for its owner: what one session or client wrote never speeds up, and so
   never shows through timing in, another's answer.
-- A cache is reused only under the adapter key that computed all of it. Where a new version took
-  over in the middle of an answer, the keys and values before that point are still the old
-  version's: such a cache has no single key and isn't kept.
-- Under another key of the same lane only the memory is used again, from its first token on.
-- The last two tokens of a prompt are always computed: the last one's logits are what the answer
-  begins from, and a token alone is not computed as one among several: attention sums in another
-  order (1e-5), which rounding to eight bits then magnifies to logits that differ by up to 1. Steps
-  of two and more agree to the last bit, so that a seed holds with and without a cached beginning.
+- A cache is reused only under the adapter key that computed all of it.
+- It is shared, not handed over: pages are counted by reference, and only whole ones are common.
+- The last token of a prompt is always computed: its logits are what the answer begins from.
+- What is thrown out goes to disk where there is one (see spill.py), and comes back from there.
 """
 
-import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from fluvial.engine.decoder import Cache, Decoder
+import numpy as np
+from numpy.typing import NDArray
 
-_MIN_CAPACITY_TOKENS = 512
-_COMPUTED_TOKENS = 2
+from fluvial.engine.protocol import Decoder
+from fluvial.engine.spill import Spill
+from fluvial.errors import FluvialError
+
+Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Slot:
-    """A cache with room for `capacity_tokens`, its lane, and the adapter key that filled it."""
+class Origin:
+    """Whose a cache is, and the adapter key that computed it."""
 
     lane: str
+    owner: str
     key: str | None
-    cache: "Cache"
-    capacity_tokens: int
+
+
+@dataclass(kw_only=True, eq=False)
+class _Entry:
+    origin: Origin
+    cache: Any
+    tokens: Tokens
+    used_s: float
+    number: int = field(default=0)
 
 
 class PrefixStore:
-    """The kept caches. All of them and the one in use hold at most `budget_tokens` of capacity.
+    """The kept caches, the least lately used first to go. Only the decoder's thread comes here."""
 
-    Only the engine's thread takes and gives; any thread may ask and forget. A slot that was taken
-    is gone from here until it is given back.
-    """
-
-    def __init__(self, decoder: "Decoder", *, budget_tokens: int) -> None:
-        """Keep caches of `decoder` in `budget_tokens`; one in use may exceed it alone."""
+    def __init__(
+        self, decoder: Decoder, *, spill: Spill | None = None, idle_s: float | None = None
+    ) -> None:
+        """Keep caches of `decoder`; with `spill`, those unused for `idle_s` go to disk."""
         self._decoder = decoder
-        self._budget_tokens = budget_tokens
-        self._slots: list[Slot] = []
-        self._lock = threading.Lock()
+        self._spill = spill
+        self._idle_s = idle_s
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._groups: dict[tuple[str, str | None], dict[int, _Entry]] = {}
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     @property
-    def kept_tokens(self) -> int:
-        """Capacity of all caches kept now, in tokens."""
-        return sum(slot.capacity_tokens for slot in self._slots)
+    def caches(self) -> list[Any]:
+        """The caches kept now."""
+        return [entry.cache for entry in self._entries.values()]
 
-    def take(
-        self, prompt: Sequence[int], *, lane: str, key: str | None, needed_tokens: int
-    ) -> Slot:
-        """Return a slot whose cache holds the longest known beginning of `prompt`, maybe none.
+    def fork(self, tokens: Sequence[int], *, origin: Origin, now_s: float) -> Any | None:
+        """Return a cache of the longest known beginning of `tokens`; None where there is none.
 
-        The cache holds fewer tokens than `prompt` has, and has room for `needed_tokens` in all.
+        It is shorter than `tokens`.
         """
-        with self._lock:
-            found, kept_tokens = self._find(prompt, lane=lane, key=key, needed_tokens=needed_tokens)
-        if found is None:
-            return self._create(lane=lane, key=key, needed_tokens=needed_tokens)
-        self._decoder.truncate(found.cache, kept_tokens)
-        return replace(found, key=key)
+        wanted = np.asarray(tokens, np.int32)
+        best, length = self._find(wanted, origin=origin)
+        if self._spill is not None and self._fetch(tokens, origin=origin, over=length, now_s=now_s):
+            best, length = self._find(wanted, origin=origin)
+        if best is None or length == 0:
+            return None
+        best.used_s = now_s
+        self._entries.move_to_end(best.number)
+        # A decoder may copy a partly filled page here, and needs a free one then.
+        while length % self._decoder.page_tokens and not self._decoder.free_pages:
+            if not self.drop_oldest(spare=best.cache):
+                return None
+        return self._decoder.fork(best.cache, length)
 
-    def give(self, slot: Slot) -> None:
-        """Keep `slot`, as the last to be thrown out. All of it was computed under its key."""
-        with self._lock:
-            self._slots.append(slot)
-            self._make_room(0)
+    def keep(self, cache: Any, *, origin: Origin, now_s: float) -> None:
+        """Keep `cache`, from now on this store's own, as the last to be thrown out."""
+        tokens = np.asarray(cache.tokens, np.int32)
+        group = self._groups.get((origin.owner, origin.key), {})
+        same_lane = [entry for entry in group.values() if entry.origin.lane == origin.lane]
+        for entry in same_lane:
+            if self._holds(entry.cache, entry.tokens, tokens):
+                entry.used_s = now_s
+                self._entries.move_to_end(entry.number)
+                self._decoder.release(cache)
+                return
+            if self._holds(cache, tokens, entry.tokens):
+                self._remove(entry)
+        self._add(_Entry(origin=origin, cache=cache, tokens=tokens, used_s=now_s))
+
+    def drop_oldest(self, *, spare: Any = None) -> bool:
+        """Throw out the least lately used cache but `spare`; False when there was none."""
+        for entry in self._entries.values():
+            if entry.cache is not spare:
+                self._throw_out(entry)
+                return True
+        return False
+
+    def tend(self, now_s: float) -> None:
+        """Send what has been idle too long to disk."""
+        while self._entries and self.next_idle_s is not None and self.next_idle_s <= now_s:
+            self.drop_oldest()
+
+    @property
+    def next_idle_s(self) -> float | None:
+        """When `tend` will next have something to do; None: never as things are."""
+        if self._spill is None or self._idle_s is None or not self._entries:
+            return None
+        return next(iter(self._entries.values())).used_s + self._idle_s
 
     def forget(self, lane: str) -> None:
-        """Throw out the caches of `lane`."""
-        with self._lock:
-            self._slots = [slot for slot in self._slots if slot.lane != lane]
+        """Throw out the caches of `lane`, from disk too."""
+        for entry in [each for each in self._entries.values() if each.origin.lane == lane]:
+            self._remove(entry)
+        if self._spill is not None:
+            self._spill.forget(lane)
 
-    def _find(
-        self, prompt: Sequence[int], *, lane: str, key: str | None, needed_tokens: int
-    ) -> tuple[Slot | None, int]:
-        """Remove and return the best slot to go on from, and how many of its tokens to keep."""
-        best, shared, outdated = None, 0, None
-        for slot in self._slots:
-            if slot.lane != lane or slot.capacity_tokens < needed_tokens:
-                continue
-            if slot.key != key:
-                outdated = slot
-            elif (common := _count_common(slot.cache.tokens, prompt)) > shared:
-                best, shared = slot, common
-        found = best or outdated
-        if found is not None:
-            self._slots.remove(found)
-        return found, max(0, min(shared, len(prompt) - _COMPUTED_TOKENS))
+    def close(self) -> None:
+        """Send all to disk, where there is one."""
+        while self.drop_oldest():
+            pass
 
-    def _create(self, *, lane: str, key: str | None, needed_tokens: int) -> Slot:
-        """Make an empty slot, with room for the turns to come where the context allows it."""
-        roomy = max(2 * needed_tokens, _MIN_CAPACITY_TOKENS)
-        capacity = min(roomy, self._decoder.context_tokens)
-        with self._lock:
-            self._make_room(capacity)
-        cache = self._decoder.new_cache(capacity)
-        return Slot(lane=lane, key=key, cache=cache, capacity_tokens=capacity)
+    def _find(self, wanted: Tokens, *, origin: Origin) -> tuple[_Entry | None, int]:
+        best, most = None, 0
+        for entry in self._groups.get((origin.owner, origin.key), {}).values():
+            common = min(_count_common(entry.tokens, wanted), len(wanted) - 1)
+            if common > most:
+                common = self._decoder.restorable(entry.cache, common)
+            if common > most:
+                best, most = entry, common
+        return best, most
 
-    def _make_room(self, tokens: int) -> None:
-        while self._slots and self.kept_tokens + tokens > self._budget_tokens:
-            del self._slots[0]
+    def _fetch(self, tokens: Sequence[int], *, origin: Origin, over: int, now_s: float) -> bool:
+        """Bring back from disk what begins `tokens` for more than `over` of them."""
+        assert self._spill is not None  # noqa: S101 - the caller has looked
+        found = self._spill.find(tokens, owner=origin.owner, key=origin.key)
+        if found is None or found.common_tokens <= over:
+            return False
+        loaded = self._spill.load(found)
+        if loaded is None:
+            return False
+        kept_tokens, tensors = loaded
+        try:
+            cache = self._decoder.restore(kept_tokens, tensors)
+            while cache is None and self.drop_oldest():
+                cache = self._decoder.restore(kept_tokens, tensors)
+        except FluvialError:
+            self._spill.discard(found)
+            return False
+        if cache is None:
+            return False
+        origin = Origin(lane=found.lane or origin.lane, owner=origin.owner, key=origin.key)
+        held = np.asarray(kept_tokens, np.int32)
+        self._add(_Entry(origin=origin, cache=cache, tokens=held, used_s=now_s))
+        return True
+
+    def _holds(self, cache: Any, tokens: Tokens, other: Tokens) -> bool:
+        """Tell whether all of `other` can be forked from `cache`, which holds `tokens`."""
+        length = len(other)
+        if len(tokens) < length or not np.array_equal(tokens[:length], other):
+            return False
+        return self._decoder.restorable(cache, length) == length
+
+    def _add(self, entry: _Entry) -> None:
+        self._number += 1
+        entry.number = self._number
+        self._entries[entry.number] = entry
+        group = (entry.origin.owner, entry.origin.key)
+        self._groups.setdefault(group, {})[entry.number] = entry
+
+    def _remove(self, entry: _Entry) -> None:
+        del self._entries[entry.number]
+        group = (entry.origin.owner, entry.origin.key)
+        del self._groups[group][entry.number]
+        if not self._groups[group]:
+            del self._groups[group]
+        self._decoder.release(entry.cache)
+
+    def _throw_out(self, entry: _Entry) -> None:
+        if self._spill is not None:
+            origin = entry.origin
+            self._spill.put(
+                entry.tokens,
+                export=lambda: self._decoder.export(entry.cache),
+                lane=origin.lane,
+                owner=origin.owner,
+                key=origin.key,
+            )
+        self._remove(entry)
 
 
-def _count_common(left: Sequence[int], right: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
+def _count_common(left: Tokens, right: Tokens) -> int:
+    size = min(len(left), len(right))
+    unlike = np.flatnonzero(left[:size] != right[:size])
+    return int(unlike[0]) if len(unlike) else size

@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 
+from fluvial import __version__
 from fluvial.adapt.history import History
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.reader import Reader
@@ -12,6 +13,7 @@ from fluvial.adapt.rule import Rule
 from fluvial.config import Settings
 from fluvial.engine.decoder import Decoder
 from fluvial.engine.engine import Engine
+from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for
 from fluvial.model.built import ensure_graph
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
@@ -86,10 +88,26 @@ def open_engine(
         tokenizer=open_tokenizer(checkpoint),
         template=open_template(checkpoint),
         queue_limit=settings.queue_limit,
+        batch_limit=settings.batch_limit,
+        step_tokens=settings.step_tokens,
         answer_tokens=settings.answer_tokens,
+        spill=open_spill(settings, checkpoint=checkpoint.sha256),
+        idle_s=settings.cache_idle_s,
     )
     log.info("%s runs on %d threads after %.1f s", name, threads, time.monotonic() - begun_s)
     return engine
+
+
+def open_spill(settings: Settings, *, checkpoint: str) -> Spill | None:
+    """Open the folder for the caches of idle conversations; None where the settings allow none."""
+    if settings.cache_disk_bytes == 0:
+        return None
+    return Spill(
+        settings.data_dir / "caches",
+        checkpoint=checkpoint,
+        version=__version__,
+        budget_bytes=settings.cache_disk_bytes,
+    )
 
 
 def _join(

@@ -57,7 +57,10 @@ class Step:
 
 
 class FakeDecoder:
-    """`gate` is called before each step with its parts; it may hold it, or raise."""
+    """`gate` is called before each step with its parts; it may hold it, or raise.
+
+    `copies_late`: a partly filled page is shared by a fork, and copied when room is reserved.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class FakeDecoder:
         page_tokens: int = 16,
         total_pages: int | None = None,
         recurrent: bool = False,
+        copies_late: bool = True,
         gate: Callable[[list[Step]], None] = lambda parts: None,
         record: bool = True,
     ) -> None:
@@ -80,7 +84,7 @@ class FakeDecoder:
         self.steps: list[list[Step]] = []
         self.caches: list[FakeCache] = []
         self.threads: set[int] = set()
-        self.fail_forks = False
+        self._copies_late = copies_late
         self._free = list(range(self.total_pages))
         self._counts = [0] * self.total_pages
         self._pool: list[list[int]] = [[] for _ in range(self.total_pages)]
@@ -101,9 +105,16 @@ class FakeDecoder:
 
     def reserve(self, cache: FakeCache, tokens: int) -> bool:
         assert not cache.released
-        missing = -(-tokens // self.page_tokens) - len(cache.pages)
-        if missing > len(self._free):
+        missing = max(0, -(-tokens // self.page_tokens) - len(cache.pages))
+        edge = cache.length // self.page_tokens
+        shared = [n for n in range(edge, len(cache.pages)) if self._counts[cache.pages[n]] > 1]
+        if missing + len(shared) > len(self._free):
             return False
+        for n in shared:
+            page = self._take()
+            self._pool[page] = list(self._pool[cache.pages[n]])
+            self._counts[cache.pages[n]] -= 1
+            cache.pages[n] = page
         for _ in range(missing):
             cache.pages.append(self._take())
         return True
@@ -141,10 +152,12 @@ class FakeDecoder:
     def fork(self, cache: FakeCache, length: int) -> FakeCache:
         assert not cache.released
         assert self.restorable(cache, length) == length
-        if self.fail_forks or (length % self.page_tokens and not self._free):
-            raise ContextLengthError("no page is free for the copy")
         forked = self.new_cache()
         whole, rest = divmod(length, self.page_tokens)
+        if rest and self._copies_late:
+            whole, rest = whole + 1, 0
+        if rest and not self._free:
+            raise ContextLengthError("no page is free for the copy")
         for page in cache.pages[:whole]:
             self._counts[page] += 1
             forked.pages.append(page)

@@ -3,16 +3,14 @@
 Token ids 0 to 255 are bytes, 256 ends an answer.
 """
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from fluvial.engine.engine import Engine
 from fluvial.engine.generation import Generation
-from fluvial.model.adapter import Adapter
 from fluvial.types import Delta, Message, Sampling
+from tests.engine.fake import FakeCache, FakeDecoder
 
 EOS = 256
 VOCAB = 257
@@ -22,6 +20,7 @@ GREEDY = Sampling(temperature=0.0)
 class ByteTokenizer:
     vocab_size = VOCAB
     eos_ids = frozenset({EOS})
+    marks = {"<end>": EOS}
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -34,76 +33,30 @@ class PlainTemplate:
     def close(self) -> None:
         """Nothing to close."""
 
-    def encode(self, messages: Sequence[Message], *, tokenizer: ByteTokenizer) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], *, tokenizer: ByteTokenizer, tools: Sequence[object] = ()
+    ) -> list[int]:
         return [token for message in messages for token in tokenizer.encode(message.content)]
-
-
-@dataclass(eq=False)
-class ScriptCache:
-    capacity: int
-    tokens: list[int] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
-
-
-@dataclass
-class Step:
-    tokens: list[int]
-    start: int
-    key: str | None
 
 
 def shout(prompt: bytes) -> bytes:
     return prompt.upper().replace(b"\n", b" ")
 
 
-class ScriptDecoder:
-    """Answers each prompt with `answer(prompt)`, one line, then EOS. Records every step.
-
-    `gate`: called in each step before it happens, so that a test can hold the engine there.
-    """
+class ScriptDecoder(FakeDecoder):
+    """Answers each prompt with `answer(prompt)`, one line, then EOS."""
 
     def __init__(
         self,
         answer: Callable[[bytes], bytes] = shout,
         *,
-        context_tokens: int = 1024,
-        gate: Callable[[Step], None] = lambda step: None,
+        vocab_size: int = VOCAB,
+        **options: object,
     ) -> None:
-        self.context_tokens = context_tokens
-        self.vocab_size = VOCAB
+        super().__init__(vocab_size=vocab_size, **options)
         self.answer = answer
-        self.gate = gate
-        self.steps: list[Step] = []
-        self.caches: list[ScriptCache] = []
-        self.threads: set[int] = set()
 
-    def new_cache(self, capacity_tokens: int) -> ScriptCache:
-        self.caches.append(ScriptCache(capacity_tokens))
-        return self.caches[-1]
-
-    def truncate(self, cache: ScriptCache, length: int) -> None:
-        assert 0 <= length <= cache.length
-        del cache.tokens[length:], cache.keys[length:]
-
-    def forward(
-        self, token_ids: Sequence[int], *, cache: ScriptCache, adapter: Adapter | None
-    ) -> np.ndarray:
-        assert len(token_ids) > 0
-        self.threads.add(threading.get_ident())
-        key = adapter.key if adapter else None
-        step = Step(list(token_ids), cache.length, key)
-        self.gate(step)
-        self.steps.append(step)
-        cache.tokens.extend(token_ids)
-        cache.keys.extend([key] * len(token_ids))
-        assert cache.length <= cache.capacity
-        return self.logits(cache)
-
-    def logits(self, cache: ScriptCache) -> np.ndarray:
+    def logits(self, cache: FakeCache) -> np.ndarray:
         """Point at the script's next token; a prompt ends with a newline."""
         prompt, _, said = bytes(cache.tokens).rpartition(b"\n")
         script = [*self.answer(prompt), EOS]
@@ -112,7 +65,7 @@ class ScriptDecoder:
         return logits
 
 
-def start(decoder: ScriptDecoder, **options: object) -> Engine:
+def start(decoder: FakeDecoder, **options: object) -> Engine:
     return Engine(
         decoder, name="script", tokenizer=ByteTokenizer(), template=PlainTemplate(), **options
     )
@@ -120,10 +73,10 @@ def start(decoder: ScriptDecoder, **options: object) -> Engine:
 
 def ask(engine: Engine, text: str, *, lane: str = "a", **options: object) -> Generation:
     """Ask for an answer to `text`; greedy unless told otherwise."""
-    adapter = {"adapter": options.pop("adapter")} if "adapter" in options else {}
+    own = {n: options.pop(n) for n in ("adapter", "owner", "deadline_s") if n in options}
     sampling = Sampling(**{"temperature": 0.0, **options})
     message = Message(role="user", content=text + "\n")
-    return engine.generate([message], sampling=sampling, lane=lane, **adapter)
+    return engine.generate([message], sampling=sampling, lane=lane, **own)
 
 
 def read(generation: Generation) -> tuple[str, Delta]:

@@ -10,7 +10,8 @@ import pytest
 from fluvial.errors import BusyError, ContextLengthError, EngineError, InputError
 from fluvial.model.adapter import Adapter
 from fluvial.types import Delta, Message, Sampling, Usage
-from tests.engine.script import VOCAB, ByteTokenizer, ScriptDecoder, Step, ask, read, start
+from tests.engine.fake import Step
+from tests.engine.script import VOCAB, ByteTokenizer, ScriptDecoder, ask, read, start
 
 TIMEOUT_S = 30
 
@@ -24,7 +25,7 @@ class Gate:
         self._at = at
         self._count = 0
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, parts: list[Step]) -> None:
         self._count += 1
         if self._count >= self._at:
             self.reached.set()
@@ -141,20 +142,11 @@ def test_end_of_context_ends_with_length():
 
 def test_prompt_is_read_in_steps_on_one_thread():
     decoder = ScriptDecoder()
-    with start(decoder, prefill_tokens=4) as engine:
+    with start(decoder, batch_limit=1, step_tokens=4) as engine:
         read(ask(engine, "0123456789", max_tokens=1))
-    assert [(step.start, len(step.tokens)) for step in decoder.steps] == [(0, 4), (4, 4), (8, 3)]
+    assert [(step.start, len(step.tokens)) for step in decoder.parts] == [(0, 4), (4, 4), (8, 3)]
     assert len(decoder.threads) == 1
     assert threading.get_ident() not in decoder.threads
-
-
-@pytest.mark.parametrize("size", range(1, 12))
-def test_no_token_of_a_prompt_is_read_alone(size: int):
-    decoder = ScriptDecoder()
-    with start(decoder, prefill_tokens=3) as engine:
-        for _ in range(2):
-            read(ask(engine, "0123456789"[:size], max_tokens=1))
-    assert min(len(step.tokens) for step in decoder.steps) >= 2
 
 
 def test_count_is_the_prompt_length():
@@ -194,7 +186,7 @@ def test_empty_prompt_and_bad_sampling_are_refused():
 
 def test_full_queue_is_busy_and_recovers():
     gate = Gate(at=1)
-    with start(ScriptDecoder(gate=gate), queue_limit=2) as engine:
+    with start(ScriptDecoder(gate=gate), batch_limit=1, queue_limit=2) as engine:
         running = ask(engine, "r")
         assert gate.reached.wait(TIMEOUT_S)
         waiting = [ask(engine, "w", lane=lane) for lane in "bc"]
@@ -209,7 +201,7 @@ def test_full_queue_is_busy_and_recovers():
 def test_lanes_take_turns():
     gate = Gate(at=1)
     order: list[str] = []
-    with start(ScriptDecoder(gate=gate)) as engine:
+    with start(ScriptDecoder(gate=gate), batch_limit=1) as engine:
         running = ask(engine, "first", lane="a")
         assert gate.reached.wait(TIMEOUT_S)
         waiting = [
@@ -231,7 +223,7 @@ def test_lanes_take_turns():
 def test_cancel_while_waiting_ends_at_once_and_is_never_run():
     gate = Gate(at=1)
     decoder = ScriptDecoder(gate=gate)
-    with start(decoder) as engine:
+    with start(decoder, batch_limit=1) as engine:
         running = ask(engine, "r")
         assert gate.reached.wait(TIMEOUT_S)
         waiting = ask(engine, "never", lane="b")
@@ -242,14 +234,14 @@ def test_cancel_while_waiting_ends_at_once_and_is_never_run():
         assert last.usage == Usage(prompt_tokens=6, completion_tokens=0)
         gate.open()
         read(running)
-    assert all(ord("n") not in step.tokens for step in decoder.steps)
+    assert all(ord("n") not in step.tokens for step in decoder.parts)
 
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_cancel_during_prefill_frees_the_engine_within_one_step(at: int):
     gate = Gate(at=at)
     decoder = ScriptDecoder(gate=gate)
-    with start(decoder, prefill_tokens=2) as engine:
+    with start(decoder, batch_limit=1, step_tokens=2) as engine:
         generation = ask(engine, "0123456789")
         assert gate.reached.wait(TIMEOUT_S)
         following = ask(engine, "next", lane="b")
@@ -258,14 +250,14 @@ def test_cancel_during_prefill_frees_the_engine_within_one_step(at: int):
         text, last = read(generation)
         assert (text, last.finish) == ("", "cancelled")
         assert read(following)[0] == "NEXT"
-    first_of_next = next(n for n, step in enumerate(decoder.steps) if step.tokens[0] == ord("n"))
+    first_of_next = next(n for n, step in enumerate(decoder.parts) if step.tokens[0] == ord("n"))
     assert first_of_next == at
 
 
 def test_cancel_during_decode_frees_the_engine_within_one_step():
     gate = Gate(at=4)
     decoder = ScriptDecoder(gate=gate)
-    with start(decoder) as engine:
+    with start(decoder, batch_limit=1) as engine:
         generation = ask(engine, "0123456789")
         assert gate.reached.wait(TIMEOUT_S)
         following = ask(engine, "next", lane="b")
@@ -277,7 +269,7 @@ def test_cancel_during_decode_frees_the_engine_within_one_step():
         assert last.usage.completion_tokens == 3
         assert read(following)[0] == "NEXT"
         generation.cancel()
-    first_of_next = next(n for n, step in enumerate(decoder.steps) if step.tokens[0] == ord("n"))
+    first_of_next = next(n for n, step in enumerate(decoder.parts) if step.tokens[0] == ord("n"))
     assert first_of_next == 4
 
 
@@ -296,7 +288,7 @@ def test_reader_that_cancels_on_the_first_delta_in_a_loop_of_its_own():
 
 def test_close_ends_all_as_cancelled():
     gate = Gate(at=2)
-    engine = start(ScriptDecoder(gate=gate))
+    engine = start(ScriptDecoder(gate=gate), batch_limit=1)
     generations = [ask(engine, "abc", lane=lane) for lane in "abc"]
     assert gate.reached.wait(TIMEOUT_S)
     closer = threading.Thread(target=engine.close)
@@ -312,8 +304,8 @@ def test_close_ends_all_as_cancelled():
 
 
 def test_failing_decoder_ends_one_answer_and_the_engine_goes_on(caplog: pytest.LogCaptureFixture):
-    def fail(step: Step) -> None:
-        if step.tokens == [ord("B")]:
+    def fail(parts: list[Step]) -> None:
+        if any(part.tokens == [ord("B")] for part in parts):
             raise RuntimeError("no such kernel")
 
     decoder = ScriptDecoder(gate=fail)
@@ -329,6 +321,7 @@ def test_failing_decoder_ends_one_answer_and_the_engine_goes_on(caplog: pytest.L
         assert read(ask(engine, "abcd", max_tokens=1))[1].usage == Usage(
             prompt_tokens=5, completion_tokens=1, cached_tokens=0
         )
+        engine.check()
     assert "failed in the decoder" in caplog.text
 
 
@@ -358,15 +351,15 @@ def test_error_of_the_adapter_source_keeps_its_type():
 def test_new_version_takes_over_between_tokens_but_not_within_the_prompt():
     current = [adapter("s/1")]
 
-    def advance(step: Step) -> None:
-        if step.start in (2, 6):
-            current[0] = adapter(f"s/{step.start}")
+    def advance(parts: list[Step]) -> None:
+        if parts[0].start in (2, 6):
+            current[0] = adapter(f"s/{parts[0].start}")
 
     decoder = ScriptDecoder(gate=advance)
-    with start(decoder, prefill_tokens=2) as engine:
+    with start(decoder, batch_limit=1, step_tokens=2) as engine:
         read(ask(engine, "abcd", adapter=lambda: current[0]))
-    keys = [(step.start, step.key) for step in decoder.steps]
-    prompt = [(0, "s/1"), (2, "s/1")]
+    keys = [(step.start, step.key) for step in decoder.parts]
+    prompt = [(0, "s/1"), (2, "s/1"), (4, "s/1")]
     assert keys == [*prompt, (5, "s/2"), (6, "s/2"), (7, "s/6"), (8, "s/6")]
 
 
@@ -374,24 +367,23 @@ def test_next_turn_reuses_what_the_last_one_cached():
     decoder = ScriptDecoder()
     with start(decoder) as engine:
         read(ask(engine, "abc"))
-        before = len(decoder.steps)
+        before = len(decoder.parts)
         _, last = read(ask(engine, "abc\nABC\nxyz"))
     # All of the answer was read to draw its end; the end itself was not.
     assert last.usage == Usage(prompt_tokens=12, completion_tokens=11, cached_tokens=7)
-    assert decoder.steps[before] == Step(list(b"\nxyz\n"), 7, None)
-    assert len(decoder.caches) == 1
+    assert decoder.parts[before] == Step(list(b"\nxyz\n"), 7, None)
 
 
-def test_same_prompt_again_computes_its_last_two_tokens():
+def test_same_prompt_again_computes_its_last_token():
     decoder = ScriptDecoder()
     with start(decoder) as engine:
         texts = [read(ask(engine, "abc")) for _ in range(2)]
     assert [text for text, _ in texts] == ["ABC", "ABC"]
-    assert [last.usage.cached_tokens for _, last in texts if last.usage] == [0, 2]
+    assert [last.usage.cached_tokens for _, last in texts if last.usage] == [0, 3]
 
 
 @pytest.mark.parametrize(
-    ("lane", "key", "cached"), [("a", "v1", 2), ("a", "v2", 0), ("a", None, 0), ("b", "v1", 0)]
+    ("lane", "key", "cached"), [("a", "v1", 3), ("a", "v2", 0), ("a", None, 0), ("b", "v1", 0)]
 )
 def test_reuse_needs_the_same_lane_and_key(lane: str, key: str | None, cached: int):
     decoder = ScriptDecoder()
@@ -422,7 +414,7 @@ def test_cache_of_two_versions_is_not_reused(later: str):
 def test_cancelled_answer_still_leaves_its_prefix():
     gate = Gate(at=3)
     decoder = ScriptDecoder(gate=gate)
-    with start(decoder, prefill_tokens=2) as engine:
+    with start(decoder, batch_limit=1, step_tokens=2) as engine:
         generation = ask(engine, "0123456789")
         assert gate.reached.wait(TIMEOUT_S)
         generation.cancel()
@@ -441,17 +433,7 @@ def test_forgotten_lane_leaves_no_cache():
         engine.forget("a")
         engine.forget("nobody")
         cached = [read(ask(engine, "abc", lane=lane))[1].usage for lane in "ab"]
-    assert [usage.cached_tokens for usage in cached if usage] == [0, 2]
-
-
-def test_caches_stay_within_their_budget():
-    decoder = ScriptDecoder(context_tokens=1024)
-    with start(decoder, cache_tokens=2048) as engine:
-        for lane in "abcdab":
-            read(ask(engine, "hello", lane=lane, max_tokens=8))
-            assert engine._prefixes.kept_tokens <= 2048
-        assert read(ask(engine, "hello", lane="b"))[1].finish == "stop"
-    assert max(cache.capacity for cache in decoder.caches) <= 1024
+    assert [usage.cached_tokens for usage in cached if usage] == [0, 3]
 
 
 def test_hundred_quick_requests_leave_nothing_behind():

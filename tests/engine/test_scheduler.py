@@ -55,32 +55,45 @@ def test_remove_tells_whether_it_still_waited():
     assert len(queue) == 0
 
 
-def test_take_waits_for_put():
+def test_take_of_an_empty_queue_is_none():
     queue: FairQueue[str] = FairQueue(1)
-    taken: list[str | None] = []
-    thread = threading.Thread(target=lambda: taken.append(queue.take()))
-    thread.start()
+    assert queue.take() is None
     queue.put("a1", lane="a")
-    thread.join(TIMEOUT_S)
-    assert taken == ["a1"]
+    assert [queue.take(), queue.take()] == ["a1", None]
 
 
-def test_close_wakes_all_returns_the_rest_and_refuses():
-    queue: FairQueue[str] = FairQueue(5)
-    taken: list[str | None] = []
-    threads = [threading.Thread(target=lambda: taken.append(queue.take())) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    assert queue.close() == []
-    for thread in threads:
-        thread.join(TIMEOUT_S)
-    assert taken == [None] * 3
-    with pytest.raises(BusyError, match="shutting down"):
-        queue.put("a1", lane="a")
+def test_many_items_go_in_together_or_not_at_all():
+    queue = fill("a1", limit=3)
+    with pytest.raises(BusyError) as caught:
+        queue.put("b1", "b2", "b3", lane="b", retry_after_s=7.0)
+    assert caught.value.retry_after_s == 7.0
+    assert len(queue) == 1
+    assert not queue.find(lambda item: item[0] == "b")
+    queue.put("b1", "b2", lane="b")
+    assert drain(queue) == ["a1", "b1", "b2"]
+
+
+def test_lane_whose_next_is_not_ready_is_passed_and_keeps_its_turn():
+    queue = fill("a1", "a2", "b1", "b2")
+    assert queue.take(ready=lambda item: item != "a1") == "b1"
+    assert queue.take(ready=lambda item: item[0] != "b") == "a1"
+    assert queue.take(ready=lambda item: False) is None
+    assert drain(queue) == ["b2", "a2"]
+
+
+def test_find_tells_items_with_their_lanes():
+    queue = fill("a1", "b1", "b2")
+    assert queue.find(lambda item: item.endswith("1")) == [("a", "a1"), ("b", "b1")]
+
+
+def test_close_returns_the_rest_and_refuses():
     left = fill("a1", "b1", "a2")
     assert sorted(left.close()) == ["a1", "a2", "b1"]
+    with pytest.raises(BusyError, match="shutting down"):
+        left.put("a1", lane="a")
     assert left.take() is None
     assert left.close() == []
+    assert len(left) == 0
 
 
 def test_each_item_is_taken_once_by_many_threads():
@@ -88,8 +101,10 @@ def test_each_item_is_taken_once_by_many_threads():
     taken: list[str] = []
 
     def work() -> None:
-        while (item := queue.take()) is not None:
-            taken.append(item)
+        while not done.is_set():
+            item = queue.take()
+            if item is not None:
+                taken.append(item)
             if len(taken) == 400:
                 done.set()
 

@@ -34,7 +34,8 @@ def open_engine(checkpoint: Checkpoint, graph_folder: Path) -> Iterator[Open]:
     opened: list[Engine] = []
 
     def start(**options: int) -> Engine:
-        decoder = Decoder(checkpoint, graph_folder=graph_folder, context_tokens=512, threads=1)
+        whole = Decoder(checkpoint, graph_folder=graph_folder, context_tokens=512, threads=1)
+        decoder = whole
         tokenizer = open_tokenizer(checkpoint)
         engine = Engine(decoder, name="tiny", tokenizer=tokenizer, template=template, **options)
         opened.append(engine)
@@ -68,11 +69,11 @@ def test_seed_holds_whatever_is_cached_and_however_the_prompt_is_cut(open_engine
     engine = open_engine()
     first = answer(engine)
     again, elsewhere = answer(engine), answer(engine, lane="b")
-    cut = [answer(open_engine(prefill_tokens=size)) for size in (2, 5, 512)]
+    cut = [answer(open_engine(step_tokens=size)) for size in (2, 5, 512)]
     assert first[-1].usage is not None
     assert first[-1].usage.completion_tokens > 5
     assert again[-1].usage is not None
-    assert again[-1].usage.cached_tokens == first[-1].usage.prompt_tokens - 2
+    assert again[-1].usage.cached_tokens == first[-1].usage.prompt_tokens - 1
     assert {join(deltas) for deltas in (again, elsewhere, *cut)} == {join(first)}
     assert join(answer(engine, seed=12)) != join(first)
 
