@@ -1,5 +1,6 @@
 """Make a model's weights of a file's tensors, as the family's names say; shapes are checked."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -79,7 +80,12 @@ def _read(
         case str():
             return require(tensors, before + source)
         case Rows():
-            return _choose(require(tensors, before + source.name), source.choose(layer), shape)
+            whole = require(tensors, before + source.name)
+            if math.prod(shape[:-1]) > len(whole.blocks):
+                raise ModelError(
+                    f"tensor {whole.name!r} has shape {whole.shape}, the model needs {shape} of it"
+                )
+            return _choose(whole, source.choose(layer), shape)
         case Stacked():
             parts = [
                 require(tensors, before + source.name.format(e=index)) for index in range(shape[0])
@@ -91,7 +97,7 @@ def _read(
 
 
 def _choose(whole: RawTensor, rows: NDArray[np.int64], shape: Shape) -> RawTensor:
-    if len(rows) and rows.max() >= len(whole.blocks):
+    if rows.max() >= len(whole.blocks):
         raise ModelError(
             f"tensor {whole.name!r} has {len(whole.blocks)} rows, the model needs {rows.max() + 1}"
         )

@@ -8,7 +8,7 @@ import pytest
 
 from fluvial.errors import ModelError
 from fluvial.model.checkpoint import hash_files, open_checkpoint
-from tests.reference import create_reference
+from tests.families import save_tiny
 
 
 def test_a_flipped_bit_in_the_weights_is_found_by_the_hash(
@@ -24,7 +24,7 @@ def test_a_flipped_bit_in_the_weights_is_found_by_the_hash(
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    create_reference("llama").save_pretrained(folder)
+    save_tiny("llama", folder)
     config = json.loads((folder / "config.json").read_text())
     config["num_hidden_layers"] = 3
     (folder / "config.json").write_text(json.dumps(config))
@@ -53,7 +53,7 @@ def test_an_unknown_family_names_those_that_are_known(tmp_path: Path) -> None:
 def test_a_bad_hyperparameter_is_named(
     key: str, value: object, message: str, tmp_path: Path
 ) -> None:
-    create_reference("llama").save_pretrained(tmp_path)
+    save_tiny("llama", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(ModelError, match=message):
@@ -62,7 +62,7 @@ def test_a_bad_hyperparameter_is_named(
 
 @pytest.mark.parametrize("size", [3, 40, 2000, 20_000])
 def test_truncated_safetensors_are_refused(size: int, tmp_path: Path) -> None:
-    create_reference("qwen2").save_pretrained(tmp_path)
+    save_tiny("qwen2", tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(ModelError, match=r"model\.safetensors"):

@@ -1,13 +1,18 @@
 """Every family against `transformers`, on a tiny random checkpoint that `transformers` saved."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from fluvial.model.adapter import create_tensors
+from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.module import AdapterTensors, Module
+from tests.convert import write_gguf
 from tests.families import FAMILIES, create_random_adapter, merge_adapter
 
 Saved = tuple[PreTrainedModel, Checkpoint, Module]
@@ -78,3 +83,33 @@ def _differ(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def _to_torch(tensors: dict[str, np.ndarray]) -> AdapterTensors:
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "llama-tied",
+        "llama-llama3",
+        "llama-linear",
+        "llama-yarn",
+        "qwen2",
+        "qwen3",
+        "gemma3",
+        "gemma3-capped",
+        "lfm2",
+    ],
+)
+def test_gguf_gives_the_same_model_as_the_folder(name: str, tmp_path: Path) -> None:
+    model = FAMILIES[name](tmp_path / "folder")
+    path = write_gguf(model, tmp_path / "model.gguf")
+    from_file, from_folder = open_checkpoint(path), open_checkpoint(tmp_path / "folder")
+    assert _round(from_file.declaration) == _round(from_folder.declaration)
+    assert from_file.weights.keys() == from_folder.weights.keys()
+    module = Module(from_file)
+    assert _differ(module.logits(module.read(IDS)[0]), _reference(model)) < 1e-4
+
+
+def _round(declaration: Declaration) -> str:
+    """Write a declaration with its numbers rounded: GGUF keeps float32."""
+    return re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", repr(declaration))

@@ -6,20 +6,14 @@ import pytest
 import torch
 
 from fluvial.model.adapter import create_tensors
+from fluvial.model.architecture.declaration import Rotary
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.module import Module
-from tests.reference import create_reference, load_reference
-
-
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_logits_equal_transformers_on_its_own_checkpoint(
-    family: str, tied: bool, tmp_path: Path
-) -> None:
-    reference = create_reference(family, tied=tied)
-    reference.save_pretrained(tmp_path)
-    module = Module(open_checkpoint(tmp_path))
-    _assert_same_logits(module, reference, torch.arange(5, 200))
+from fluvial.model.module.attention import attend
+from fluvial.model.module.rotary import turn
+from tests.convert import write_gguf
+from tests.families import FAMILIES
+from tests.reference import load_reference
 
 
 @pytest.mark.parametrize("fixture", ["tiny_model", "tiny_qwen"])
@@ -67,3 +61,51 @@ def _assert_same_logits(module: Module, reference: torch.nn.Module, ids: torch.T
     found = module.logits(module.read(ids)[0])
     error = (found - expected).norm() / expected.norm()
     assert error < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama-llama3", "gemma3", "lfm2"])
+def test_the_reference_for_gguf_files_is_the_model_that_was_written(
+    name: str, tmp_path: Path
+) -> None:
+    model = FAMILIES[name](tmp_path / "folder")
+    checkpoint = open_checkpoint(write_gguf(model, tmp_path / "model.gguf"))
+    ids = torch.arange(5, 90)[None]
+    with torch.no_grad():
+        found, expected = load_reference(checkpoint)(ids).logits, model(ids).logits
+    assert (found - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 100])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("num_new", [1, 3, 20])
+def test_attention_is_what_its_formula_says(
+    num_new: int, softcap: float | None, window: int | None
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(4, num_new, 8), torch.randn(2, 20, 8), torch.randn(2, 20, 6)
+    found = attend(q, k, v, scale=0.5, window=window, softcap=softcap).view(num_new, 4, 6)
+    for token in range(num_new):
+        last = 20 - num_new + token
+        first = 0 if window is None else max(0, last - window + 1)
+        for head in range(4):
+            scores = 0.5 * k[head // 2, first : last + 1] @ q[head, token]
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            expected = scores.softmax(dim=0) @ v[head // 2, first : last + 1]
+            torch.testing.assert_close(found[token, head], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("start", [0, 3])
+def test_turning_is_multiplying_by_complex_numbers(start: int, interleaved: bool) -> None:
+    torch.manual_seed(0)
+    rotary = Rotary(frequencies=(1.0, 0.1), start=start, interleaved=interleaved, magnitude=1.5)
+    x = torch.randn(2, 6, 9)
+    pairs = [(0, 1), (2, 3)] if interleaved else [(0, 2), (1, 3)]
+    expected = x.clone()
+    for (first, second), frequency in zip(pairs, rotary.frequencies, strict=True):
+        angles = frequency * (7 + torch.arange(6))
+        turned = torch.complex(x[..., start + first], x[..., start + second]) * 1.5
+        turned = turned * torch.complex(angles.cos(), angles.sin())
+        expected[..., start + first], expected[..., start + second] = turned.real, turned.imag
+    torch.testing.assert_close(turn(x, rotary, start=7), expected)

@@ -17,7 +17,7 @@ MAX_COUNT = 2**24
 MAX_LAYERS = 1024
 MAX_HEADS = 4096
 MAX_HEAD_WIDTH = 8192
-MAX_NUMBER = 1e12
+MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Fields:
     def error(self, name: str, needed: str) -> ModelError:
         """Return the error that says what this value is and what it must be."""
         key = self.keys.get(name) or name
-        return ModelError(f"{self.prefix}{key} is {self.get(name)!r}; it must be {needed}")
+        return ModelError(f"{self.prefix}{key} is {self.get(name)!r:.100}; it must be {needed}")
 
     def count(
         self,
@@ -74,19 +74,29 @@ class Fields:
         return value
 
     def number(
-        self, name: str, *, default: float | None = None, at_most: float = MAX_NUMBER
+        self,
+        name: str,
+        *,
+        default: float | None = None,
+        at_least: float = MIN_NUMBER,
+        at_most: float = MAX_NUMBER,
     ) -> float:
         """Return a positive number; raises ModelError when missing or out of range."""
         value = self.get(name)
         if value is None and default is not None:
             return default
-        if type(value) not in (int, float) or not 0 < value <= at_most:  # type: ignore[operator]
-            raise self.error(name, f"a positive number up to {at_most:g}")
-        return float(value)  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(name, "a positive number")
+        if not at_least <= value <= at_most:
+            raise self.error(name, f"a positive number from {at_least:g} to {at_most:g}")
+        return float(value)
 
     def find_number(self, name: str) -> float | None:
         """Return a positive number, or None where the file has none (or zero, which means off)."""
-        return None if self.get(name) in (None, 0) else self.number(name)
+        value = self.get(name)
+        if value is None or (isinstance(value, int | float) and value == 0):
+            return None
+        return self.number(name)
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Return a boolean; raises ModelError for anything else."""
@@ -145,7 +155,7 @@ class Fields:
     def enter(self, values: object, *, prefix: str) -> "Fields":
         """Return fields read from an object by its own keys, named after `prefix` in errors."""
         if not isinstance(values, dict):
-            raise ModelError(f"{prefix.rstrip('.')} is {values!r}; it must be an object")
+            raise ModelError(f"{prefix.rstrip('.')} is {values!r:.100}; it must be an object")
         keys = {key: key for key in values}
         named = {prefix + key: value for key, value in values.items()}
         return replace(self, values=named, prefix=prefix, keys=keys)

@@ -25,7 +25,7 @@ from fluvial.model.architecture.llama import (
     read_layers,
 )
 from fluvial.model.architecture.name import CONFIG, GGUF, add_one
-from fluvial.model.architecture.rope import declare_rotary, read_rotary
+from fluvial.model.architecture.rope import MIN_THETA, declare_rotary, read_rotary
 
 _GLOBAL_THETA, _LOCAL_THETA = 1_000_000.0, 10_000.0
 _DEFAULT_HEAD_WIDTH, _DEFAULT_PATTERN = 256, 6
@@ -83,13 +83,13 @@ def _declare_global(fields: Fields) -> Rotary:
     if fields.in_gguf:
         return declare_rotary(fields, width=width, theta=_GLOBAL_THETA)
     rope = fields.inside("rope_parameters").get(FULL) or fields.inside("rope_scaling")
-    theta = fields.number("rope_theta", default=_GLOBAL_THETA)
+    theta = fields.number("rope_theta", default=_GLOBAL_THETA, at_least=MIN_THETA)
     return read_rotary(fields, rope, width=width, theta=theta)
 
 
 def _declare_local(fields: Fields) -> Rotary:
     _, _, width = read_heads(fields, head_width=_DEFAULT_HEAD_WIDTH)
-    theta = fields.number("local_rope_theta", default=_LOCAL_THETA)
+    theta = fields.number("local_rope_theta", default=_LOCAL_THETA, at_least=MIN_THETA)
     rope = fields.inside("rope_parameters").get(SLIDING)
     if rope is None:
         return rotate(width=width, theta=theta)

@@ -27,12 +27,14 @@ def declare(fields: Fields) -> Declaration:
     """Declare from either format."""
     fields.refuse("conv_bias")
     mlp = declare_mlp(width=fields.count("width"), inner=_read_mlp_width(fields))
-    conv = _declare_conv(fields)
-    layers = tuple(
-        Layer(mixer=_declare_attention(fields, kv_heads) if kv_heads else conv, mlp=mlp)
-        for kv_heads in _list_kv_heads(fields)
+    by_heads = _list_kv_heads(fields)
+    mixers: dict[int, Attention | ShortConv] = {
+        kv_heads: _declare_attention(fields, kv_heads) for kv_heads in set(by_heads) - {0}
+    }
+    mixers[0] = _declare_conv(fields)
+    return declare_decoder(
+        fields, tuple(Layer(mixer=mixers[kv_heads], mlp=mlp) for kv_heads in by_heads)
     )
-    return declare_decoder(fields, layers)
 
 
 def _declare_conv(fields: Fields) -> ShortConv:

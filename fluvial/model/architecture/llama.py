@@ -21,16 +21,16 @@ def declare(fields: Fields, *, qkv_bias: bool = False, head_norm: bool = False) 
     fields.choice("activation", ("silu",), default="silu")
     width = fields.count("width")
     mlp = declare_mlp(width=width, inner=fields.count("mlp_width"))
-    layers = tuple(
-        Layer(
-            mixer=declare_decoder_attention(
-                fields, qkv_bias=qkv_bias, head_norm=head_norm, window=window
-            ),
-            mlp=mlp,
+    windows = list_windows(fields)
+    attention = {
+        window: declare_decoder_attention(
+            fields, qkv_bias=qkv_bias, head_norm=head_norm, window=window
         )
-        for window in _list_windows(fields)
+        for window in set(windows)
+    }
+    return declare_decoder(
+        fields, tuple(Layer(mixer=attention[window], mlp=mlp) for window in windows)
     )
-    return declare_decoder(fields, layers)
 
 
 def declare_decoder(
@@ -95,7 +95,7 @@ def read_layers(fields: Fields) -> int:
     return fields.count("layers", at_most=MAX_LAYERS)
 
 
-def _list_windows(fields: Fields) -> list[int | None]:
+def list_windows(fields: Fields) -> list[int | None]:
     """Return each layer's window; config.json may name some layers sliding."""
     num_layers = read_layers(fields)
     kinds = fields.choices("layer_types", (SLIDING, FULL), length=num_layers)

@@ -11,6 +11,7 @@ from fluvial.errors import ModelError
 from fluvial.model.architecture.declaration import Rotary, rotate
 from fluvial.model.architecture.field import MAX_NUMBER, Fields
 
+MIN_THETA = 1.0
 KINDS = ("default", "linear", "llama3", "yarn")
 
 
@@ -26,10 +27,10 @@ def declare_rotary(
 
     `theta` is the base where the checkpoint names none. Raises ModelError for unknown scaling.
     """
-    theta = fields.number("rope_theta", default=theta)
+    theta = fields.number("rope_theta", default=theta, at_least=MIN_THETA)
     if fields.in_gguf:
         plain = rotate(width=width, theta=theta, start=start, interleaved=interleaved)
-        return _scale_gguf(fields, plain)
+        return _scale_gguf(fields, plain, theta)
     rope = fields.inside("rope_parameters") or fields.inside("rope_scaling")
     return read_rotary(fields, rope, width=width, theta=theta, start=start, interleaved=interleaved)
 
@@ -48,7 +49,7 @@ def read_rotary(
     `theta` is the base where it names none. Raises ModelError when it is no such object.
     """
     inner = fields.enter(rope, prefix="rope_parameters.")
-    theta = inner.number("rope_theta", default=theta)
+    theta = inner.number("rope_theta", default=theta, at_least=MIN_THETA)
     plain = rotate(width=width, theta=theta, start=start, interleaved=interleaved)
     kind = inner.choice("type", KINDS, default="default")
     kind = inner.choice("rope_type", KINDS, default=kind)
@@ -57,7 +58,7 @@ def read_rotary(
     return _SCALERS[kind](inner, plain, theta, fields.count("context_tokens"))
 
 
-def _scale_gguf(fields: Fields, plain: Rotary) -> Rotary:
+def _scale_gguf(fields: Fields, plain: Rotary, theta: float) -> Rotary:
     if fields.rope_factors is not None:
         if len(fields.rope_factors) != len(plain.frequencies):
             raise ModelError(
@@ -77,7 +78,6 @@ def _scale_gguf(fields: Fields, plain: Rotary) -> Rotary:
     kind = inner.choice("rope_type", ("none", "linear", "yarn"), default="none")
     if kind == "none":
         return plain
-    theta = fields.number("rope_theta", default=10_000.0)
     return _SCALERS[kind](inner, plain, theta, fields.count("context_tokens"))
 
 
