@@ -1,9 +1,12 @@
-"""Run the packed graph: tokens in, logits out; keys and values stay in caches bound in place.
+"""Run the packed graph: tokens of many sequences in, logits out.
 
-Letters: s new tokens, V vocabulary, c capacity. One sequence at a time (part 2 widens b).
+Letters: t new tokens of all sequences in a step, V vocabulary. A row's result does not depend on
+what else is in the step, nor on how its tokens were cut into steps: the operators see to that
+(native/source/linear.h, attention.h).
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,121 +15,298 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from fluvial.errors import ContextLengthError, ModelError
-from fluvial.model.adapter import Adapter, create_tensors
+from fluvial.engine.pool import AdapterPool, PagePool, StatePool, count_pages
+from fluvial.errors import ContextLengthError, EngineError, ModelError
+from fluvial.model.adapter import Adapter
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph import GRAPH_FILE
+from fluvial.model.layout import PAGE_TOKENS, lay_out
+from fluvial.native.library import ensure_library
 
 Floats = NDArray[np.float32]
+
+MAX_SNAPSHOTS = 4
+"""Recurrent states kept for one sequence, the oldest going first."""
 
 
 @dataclass(eq=False)
 class Cache:
-    """Keys and values of one sequence. `tokens` are those it holds; capacity is fixed."""
+    """What the decoder holds of one sequence; `tokens` are those it has read."""
 
-    capacity_tokens: int
-    buffers: dict[str, Any]
     tokens: list[int] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
+    state: int | None = None
+    snapshots: dict[int, Floats] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
         return len(self.tokens)
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One sequence's share of a step: new tokens, and which of them need logits."""
+
+    cache: Cache
+    tokens: Sequence[int]
+    adapter: Adapter | None = None
+    wanted: Sequence[int] = ()
+
+
 class Decoder:
-    """A checkpoint's graph, loaded. Not thread-safe: one thread owns it."""
+    """A checkpoint's graph, loaded, with the memory of its sequences.
+
+    Not thread-safe: one thread owns it.
+    """
+
+    page_tokens = PAGE_TOKENS
 
     def __init__(
-        self, checkpoint: Checkpoint, *, graph_folder: Path, context_tokens: int, threads: int
+        self,
+        checkpoint: Checkpoint,
+        *,
+        graph_folder: Path,
+        context_tokens: int,
+        threads: int,
+        cache_tokens: int | None = None,
+        adapter_slots: int = 8,
     ) -> None:
+        """Load the graph.
+
+        `cache_tokens`: tokens that all caches together may hold (default: two full contexts);
+        `adapter_slots`: adapters kept ready.
+        """
+        declaration = checkpoint.declaration
+        self.context_tokens = min(context_tokens, declaration.context_tokens)
+        self.vocab_size = declaration.vocab_size
         self._checkpoint = checkpoint
-        self._declaration = checkpoint.declaration
-        self.context_tokens = min(context_tokens, checkpoint.declaration.context_tokens)
-        self.vocab_size = checkpoint.declaration.vocab_size
+        self._scale = np.float32(declaration.embedding_scale)
+        self._layout = lay_out(declaration)
+        room = 2 * self.context_tokens if cache_tokens is None else cache_tokens
+        self._pages = PagePool(self._layout, pages=count_pages(max(room, PAGE_TOKENS)))
+        self._states = StatePool(self._layout)
+        self._adapters = AdapterPool(self._layout, slots=adapter_slots)
         self._session = _load(graph_folder, threads=threads)
         self._binding = self._session.io_binding()
-        self._base = Adapter("base", create_tensors(self._declaration, rank=1, seed=0))
-        self._bound_cache: Cache | None = None
-        self._bound_adapter: str | None = None
-        self._bound_tensors: list[Any] = []
+        self._names = {each.name for each in self._session.get_inputs()}
+        self._bound: dict[str, Any] = {}
 
-    def new_cache(self, capacity_tokens: int) -> Cache:
-        """Make room for a sequence of up to `capacity_tokens`.
+    @property
+    def total_pages(self) -> int:
+        return self._pages.total
 
-        The buffers are not cleared: nothing reads past the tokens a cache holds, and the system
-        gives memory only as they are written.
+    @property
+    def free_pages(self) -> int:
+        return self._pages.free
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layer keeps a state that can't be trimmed."""
+        return self._layout.state_floats > 0
+
+    def new_cache(self) -> Cache:
+        """Begin a sequence; it holds no pages yet."""
+        return Cache(state=self._states.take() if self.recurrent else None)
+
+    def reserve(self, cache: Cache, tokens: int) -> bool:
+        """Make room for `tokens` in all; False, with nothing changed, when too few pages are free.
+
+        Afterwards, no other cache holds a page that this one will write.
         """
-        buffers: dict[str, Any] = {}
-        for index, layer in enumerate(self._declaration.layers):
-            shape = (1, layer.mixer.kv_heads, capacity_tokens, layer.mixer.head_width)
-            for part in ("key", "value"):
-                buffers[f"{index}.{part}"] = ort.OrtValue.ortvalue_from_shape_and_type(
-                    shape, np.float32
-                )
-        return Cache(capacity_tokens, buffers)
+        missing = max(0, count_pages(tokens) - len(cache.pages))
+        edge = cache.length // PAGE_TOKENS
+        shared = [
+            place
+            for place in range(edge, len(cache.pages))
+            if self._pages.is_shared(cache.pages[place])
+        ]
+        fresh = self._pages.take(missing + len(shared))
+        if fresh is None:
+            return False
+        for place in shared:
+            old, cache.pages[place] = cache.pages[place], fresh.pop()
+            self._pages.copy(old, cache.pages[place])
+            self._pages.drop([old])
+        cache.pages += fresh
+        return True
+
+    def step(self, parts: Sequence[Part]) -> list[Floats]:
+        """Append each part's tokens; return the logits it wanted, float32 [wanted, V] for each.
+
+        Raises ContextLengthError when a cache has no room for its tokens (see `reserve`) and
+        EngineError when the graph fails; in both cases no cache has more tokens than before.
+        """
+        for part in parts:
+            self._check_room(part)
+        counts = [len(part.tokens) for part in parts]
+        starts = list(itertools.accumulate(counts, initial=0))
+        rows = [
+            start + at for start, part in zip(starts, parts, strict=False) for at in part.wanted
+        ]
+        self._bind_inputs(parts, counts)
+        self._bind("rows", np.array(rows, np.int64))
+        self._binding.bind_output("logits", "cpu")
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except (
+            Exception
+        ) as error:  # onnxruntime raises its own exception types, none of them public
+            raise EngineError(f"the model's graph failed: {error}") from None
+        logits = self._binding.get_outputs()[0].numpy()
+        for part in parts:
+            part.cache.tokens.extend(part.tokens)
+        ends = list(itertools.accumulate(len(part.wanted) for part in parts))
+        return np.split(logits, ends[:-1])
+
+    def snapshot(self, cache: Cache) -> None:
+        """Keep the states at this length, so that `fork` and `truncate` can go back to it."""
+        if cache.state is None or cache.length == 0:
+            return
+        cache.snapshots[cache.length] = self._states.data[cache.state].copy()
+        while len(cache.snapshots) > MAX_SNAPSHOTS:
+            del cache.snapshots[min(cache.snapshots)]
+
+    def restorable(self, cache: Cache, length: int) -> int:
+        """Return the greatest length up to `length` that the cache can go back to."""
+        length = min(length, cache.length)
+        if cache.state is None or length == cache.length:
+            return length
+        return max((at for at in cache.snapshots if at <= length), default=0)
+
+    def fork(self, cache: Cache, length: int) -> Cache:
+        """Return a new cache that holds the first `length` tokens, sharing the pages of them.
+
+        Raises ValueError when a recurrent model has no snapshot there (see `restorable`).
+        """
+        kept = cache.pages[: count_pages(length)]
+        states = self._find_states(cache, length)
+        new = self.new_cache()
+        new.tokens, new.pages = cache.tokens[:length], list(kept)
+        self._pages.hold(kept)
+        if new.state is not None and states is not None:
+            self._states.data[new.state] = states
+            new.snapshots = {at: kept for at, kept in cache.snapshots.items() if at <= length}
+            new.snapshots[length] = states
+        return new
 
     def truncate(self, cache: Cache, length: int) -> None:
-        """Forget the tokens of `cache` from `length` on."""
-        del cache.tokens[length:]
+        """Forget the tokens from `length` on, and give back the pages that held only them.
 
-    def forward(
-        self, token_ids: Sequence[int], *, cache: Cache, adapter: Adapter | None = None
-    ) -> Floats:
-        """Append s >= 1 tokens to `cache` and return the logits after the last one, float32 [V]."""
-        return self.score(token_ids, rows=[len(token_ids) - 1], cache=cache, adapter=adapter)[0]
-
-    def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        rows: Sequence[int],
-        cache: Cache,
-        adapter: Adapter | None = None,
-    ) -> Floats:
-        """Append tokens; return the logits after the positions `rows` of them, float32 [rows, V].
-
-        Raises ContextLengthError when the cache has no room; then nothing was appended.
+        Raises ValueError as `fork` does.
         """
-        total = cache.length + len(token_ids)
-        if total > cache.capacity_tokens:
+        if length >= cache.length:
+            return
+        states = self._find_states(cache, length)
+        keep = count_pages(length)
+        self._pages.drop(cache.pages[keep:])
+        del cache.pages[keep:], cache.tokens[length:]
+        if cache.state is not None:
+            self._states.data[cache.state] = 0 if states is None else states
+            cache.snapshots = {at: kept for at, kept in cache.snapshots.items() if at <= length}
+
+    def release(self, cache: Cache) -> None:
+        """Give everything back; the cache must not be used again."""
+        self._pages.drop(cache.pages)
+        if cache.state is not None:
+            self._states.drop(cache.state)
+        cache.pages, cache.tokens, cache.state, cache.snapshots = [], [], None, {}
+
+    def export(self, cache: Cache) -> dict[str, NDArray[Any]]:
+        """Return copies of what the cache holds, to be kept in a file."""
+        kept: dict[str, NDArray[Any]] = {
+            "pages": self._pages.data[cache.pages[: count_pages(cache.length)]]
+        }
+        if cache.state is not None:
+            kept["state"] = self._states.data[cache.state].copy()
+            for length, states in cache.snapshots.items():
+                kept[f"snapshot.{length}"] = states.copy()
+        return kept
+
+    def restore(self, tokens: Sequence[int], tensors: Mapping[str, NDArray[Any]]) -> Cache | None:
+        """Make a cache of what `export` returned; None when too few pages are free.
+
+        Raises ModelError when the tensors do not fit this model and these tokens.
+        """
+        pages = tensors.get("pages")
+        shape = (count_pages(len(tokens)), self._layout.page_halves)
+        if pages is None or pages.shape != shape or pages.dtype != np.float16:
+            raise ModelError(f"a saved cache must hold pages of shape {shape} in float16")
+        states = {name: each for name, each in tensors.items() if name != "pages"}
+        for name, each in states.items():
+            if each.shape != (self._layout.state_floats,) or each.dtype != np.float32:
+                raise ModelError(f"a saved cache holds {name!r} in a shape that does not fit")
+        if self.recurrent and "state" not in states:
+            raise ModelError("a saved cache of this model must hold its state")
+        taken = self._pages.take(len(pages))
+        if taken is None:
+            return None
+        cache = self.new_cache()
+        cache.tokens, cache.pages = list(tokens), taken
+        self._pages.data[taken] = pages
+        if cache.state is not None:
+            self._states.data[cache.state] = states.pop("state")
+            cache.snapshots = {
+                int(name.removeprefix("snapshot.")): np.array(each, np.float32)
+                for name, each in states.items()
+            }
+        return cache
+
+    def _find_states(self, cache: Cache, length: int) -> Floats | None:
+        if cache.state is None or length == 0:
+            return None
+        if length == cache.length:
+            return self._states.data[cache.state].copy()
+        if length not in cache.snapshots:
+            raise ValueError(f"no snapshot at {length} tokens; see restorable")
+        return cache.snapshots[length]
+
+    def _check_room(self, part: Part) -> None:
+        cache, total = part.cache, part.cache.length + len(part.tokens)
+        if total > self.context_tokens:
+            raise ContextLengthError(f"{total} tokens do not fit {self.context_tokens}")
+        edge = cache.length // PAGE_TOKENS
+        shared = any(self._pages.is_shared(page) for page in cache.pages[edge:])
+        if not part.tokens or shared or count_pages(total) > len(cache.pages):
             raise ContextLengthError(
-                f"{total} tokens do not fit a cache of {cache.capacity_tokens}"
+                f"no room is reserved for {total} tokens ({len(part.tokens)} of them new)"
             )
-        ids = np.asarray(token_ids, np.int64)
-        self._bind_cache(cache)
-        self._bind_adapter(adapter or self._base)
-        bind = self._binding.bind_cpu_input
-        bind("hidden", self._checkpoint.embed(ids)[None])
-        bind("rows", np.asarray(rows, np.int64))
-        bind("seqlens_k", np.array([total - 1], np.int32))
-        bind("total_sequence_length", np.array(total, np.int32))
-        self._binding.bind_output("logits", "cpu")
-        self._session.run_with_iobinding(self._binding)
-        cache.tokens.extend(token_ids)
-        return self._binding.get_outputs()[0].numpy()
 
-    def _bind_cache(self, cache: Cache) -> None:
-        if cache is self._bound_cache:
-            return
-        self._binding.clear_binding_outputs()
-        self._binding.bind_output("logits", "cpu")
-        for name, buffer in cache.buffers.items():
-            self._binding.bind_ortvalue_input(f"past.{name}", buffer)
-            self._binding.bind_ortvalue_output(f"present.{name}", buffer)
-        self._bound_cache = cache
+    def _bind_inputs(self, parts: Sequence[Part], counts: list[int]) -> None:
+        ids = np.fromiter(itertools.chain(*(part.tokens for part in parts)), np.int64)
+        hidden = self._checkpoint.embed(ids)
+        self._bind("hidden", hidden if self._scale == 1 else hidden * self._scale)
+        row_of = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
+        self._bind("row_of", row_of)
+        starts = [range(part.cache.length, part.cache.length + len(part.tokens)) for part in parts]
+        self._bind("position", np.fromiter(itertools.chain(*starts), np.int32))
+        if self._layout.page_halves:
+            self._bind("pages", _tabulate([part.cache.pages for part in parts]))
+            self._bind_pool("kv_pool", self._pages.data)
+        if self.recurrent:
+            self._bind("state_slot", np.array([part.cache.state for part in parts], np.int32))
+            self._bind_pool("state_pool", self._states.data)
+        slots = self._adapters.place([part.adapter for part in parts])
+        self._bind("adapter_slot", np.array(slots, np.int32))
+        self._bind_pool("adapter_pool", self._adapters.data)
 
-    def _bind_adapter(self, adapter: Adapter) -> None:
-        if adapter.key == self._bound_adapter:
-            return
-        values: list[Any] = []
-        for name, tensor in adapter.tensors.items():
-            place, array = name, tensor[None]
-            if name.endswith(".gain"):
-                place, array = name.removesuffix("gain") + "scale", 1 + tensor[None, None]
-            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, np.float32))
-            self._binding.bind_ortvalue_input(place, value)
-            values.append(value)
-        self._bound_adapter, self._bound_tensors = adapter.key, values
+    def _bind(self, name: str, array: NDArray[Any]) -> None:
+        if name in self._names:
+            self._binding.bind_cpu_input(name, array)
+
+    def _bind_pool(self, name: str, array: NDArray[Any]) -> None:
+        """Bind memory in place, which operators write to; again only when it has moved."""
+        if self._bound.get(name) is not array:
+            self._binding.bind_input(
+                name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+            )
+            self._bound[name] = array
+
+
+def _tabulate(pages: list[list[int]]) -> NDArray[np.int32]:
+    table = np.full((len(pages), max(map(len, pages))), -1, np.int32)
+    for row, held in zip(table, pages, strict=True):
+        row[: len(held)] = held
+    return table
 
 
 def _load(folder: Path, *, threads: int) -> ort.InferenceSession:
@@ -135,6 +315,7 @@ def _load(folder: Path, *, threads: int) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.register_custom_ops_library(str(ensure_library()))
     try:
         return ort.InferenceSession(
             str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]

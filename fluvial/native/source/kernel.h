@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attention.h"
 #include "linear.h"
+#include "recurrent.h"
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -43,7 +45,32 @@
     /* y[n] += sum over r of low[r] * b[r][n] for n in [first, end): its second half. */           \
     K(void, expand_row,                                                                            \
       (const float *low, const float *b, int64_t rank, int64_t outputs, int64_t first,             \
-       int64_t end, float *y))
+       int64_t end, float *y))                                                                     \
+    /* Norm, turn and scale one head. */                                                           \
+    K(void, turn_head, (const Turn *turn, const float *x, int64_t width, float *y))                \
+    /* Put one token's key and value at place `lane` of a head's part of a page. */                \
+    K(void, keep_token,                                                                            \
+      (const float *key, int64_t key_width, const float *value, int64_t value_width, int lane,     \
+       uint16_t *head))                                                                            \
+    /* Look at keys [first, end) of one span. */                                                   \
+    K(void, attend,                                                                                \
+      (const Memory *memory, const Asked *asked, int64_t first, int64_t end, Found *found))        \
+    /* Put what a span gave onto what the spans before it gave. */                                 \
+    K(void, join_spans,                                                                            \
+      (float *most, float *sum, float *mixed, float span_most, float span_sum,                     \
+       const float *span_mixed, int64_t width))                                                    \
+    /* y = activation(gate) * up * (1 + gain); kind 0 silu, 1 gelu in its tanh form. */            \
+    K(void, activate,                                                                              \
+      (int kind, const float *gate, const float *up, const float *gain, int64_t width, float *y))  \
+    /* Convolve features [first, end). */                                                          \
+    K(void, convolve, (const Convolution *convolution, int64_t first, int64_t end))                \
+    /* Take up to 16 columns of a head through the tokens of one sequence. */                      \
+    K(void, step_delta, (const Delta *delta))                                                      \
+    /* x = scale * x / sqrt(sum of squares + epsilon) */                                           \
+    K(void, normalise, (float *x, int64_t count, float epsilon, float scale))                      \
+    /* y = rms_norm(y) * weight * silu(z) */                                                       \
+    K(void, gate_norm,                                                                             \
+      (float *y, const float *z, const float *weight, int64_t count, float epsilon))
 
 #define KERNEL_FIELD(result, name, arguments) result(*name) arguments;
 typedef struct Kernels {

@@ -46,6 +46,15 @@ static inline int64_t matrix_tile_bytes(const Matrix *m) {
 
 static inline int64_t matrix_bytes(const Matrix *m) { return matrix_tiles(m) * matrix_tile_bytes(m); }
 
+/* NULL, or what is wrong with the form of a matrix. */
+static inline const char *check_matrix(const Matrix *m) {
+    if (m->bits != 4 && m->bits != 5 && m->bits != 8 && m->bits != 32)
+        return "bits must be 4, 5, 8 or 32";
+    if (m->scale_bytes != 2 && m->scale_bytes != 4) return "scale_bytes must be 2 or 4";
+    if (m->has_minimum && m->bits > 5) return "only 4 and 5 bits have minima";
+    return 0;
+}
+
 /* Inputs rounded to 8 bits: one row of `blocks * 32` integers, with a scale and a sum per block. */
 typedef struct {
     int8_t *q;      /* [rows][blocks * 32] */

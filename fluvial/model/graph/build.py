@@ -1,0 +1,110 @@
+"""Write a whole model: embeddings in, layers, logits out."""
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto
+
+from fluvial.model.architecture.declaration import Declaration, Layer
+from fluvial.model.checkpoint import Checkpoint
+from fluvial.model.graph.mixer import MixerWriter
+from fluvial.model.graph.mlp import write_mlp
+from fluvial.model.graph.writer import MICROSOFT, WEIGHTS_FILE, GraphWriter, Progress
+
+GRAPH_VERSION = 2
+
+
+def build(
+    checkpoint: Checkpoint,
+    *,
+    folder: Path,
+    positions: int,
+    whole: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write `graph.onnx` and `weights.bin` to `folder`, for sequences up to `positions` tokens.
+
+    `whole` keeps weights in float32, four to eight times as large.
+    """
+    declaration = checkpoint.declaration
+    told = progress or _ignore
+    with (folder / WEIGHTS_FILE).open("wb") as weights:
+        writer = GraphWriter(checkpoint, weights=weights, whole=whole)
+        _declare_inputs(writer, declaration)
+        mixers = MixerWriter(writer, positions=positions)
+        residual, branch = "hidden", None
+        for index, layer in enumerate(declaration.layers):
+            residual, branch = _write_layer(writer, mixers, index, layer, residual, branch)
+            told((index + 1) / (len(declaration.layers) + 1))
+        _write_head(writer, declaration, residual, branch)
+        told(1.0)
+    writer.finish(folder)
+
+
+def _ignore(_: float) -> None:
+    pass
+
+
+def _declare_inputs(writer: GraphWriter, declaration: Declaration) -> None:
+    layout = writer.layout
+    writer.input("hidden", ["t", declaration.width])
+    writer.input("rows", ["k"], TensorProto.INT64)
+    writer.input("row_of", ["t"], TensorProto.INT32)
+    writer.input("position", ["t"], TensorProto.INT32)
+    if layout.page_halves:
+        writer.input("pages", ["b", "places"], TensorProto.INT32)
+        writer.input("kv_pool", ["pages", layout.page_halves], TensorProto.FLOAT16)
+    if layout.state_floats:
+        writer.input("state_slot", ["b"], TensorProto.INT32)
+        writer.input("state_pool", ["states", layout.state_floats])
+    writer.input("adapter_slot", ["b"], TensorProto.INT32)
+    writer.input("adapter_pool", ["adapters", "floats"])
+
+
+def _write_layer(
+    writer: GraphWriter,
+    mixers: MixerWriter,
+    index: int,
+    layer: Layer,
+    residual: str,
+    branch: str | None,
+) -> tuple[str, str]:
+    at = f"layers.{index}"
+    normal, residual = _add_norm(writer, f"{at}.attention_norm", residual, branch)
+    mixed = mixers.write(index, layer.mixer, normal)
+    if layer.post_norms:
+        mixed = writer.norm(f"{at}.attention_post_norm", mixed)
+    normal, residual = _add_norm(writer, f"{at}.mlp_norm", residual, mixed)
+    thought = write_mlp(writer, index, layer.mlp, normal)
+    if layer.post_norms:
+        thought = writer.norm(f"{at}.mlp_post_norm", thought)
+    return residual, thought
+
+
+def _add_norm(writer: GraphWriter, name: str, residual: str, branch: str | None) -> tuple[str, str]:
+    """Add `branch` to the residual; return the sum's norm and the sum."""
+    if branch is None:
+        return writer.norm(name, residual), residual
+    outputs = writer.nodes(
+        "SkipSimplifiedLayerNormalization",
+        [residual, branch, writer.vector(name)],
+        [f"{name}.out", "", "", f"{name}.sum"],
+        domain=MICROSOFT,
+        epsilon=writer.checkpoint.declaration.norm_epsilon,
+    )
+    return outputs[0], outputs[3]
+
+
+def _write_head(
+    writer: GraphWriter, declaration: Declaration, residual: str, branch: str | None
+) -> None:
+    normal, _ = _add_norm(writer, "norm", residual, branch)
+    chosen = writer.node("Gather", [normal, "rows"], "chosen", axis=0)
+    logits = writer.product("head", writer.pack("head"), chosen)
+    cap = declaration.logit_softcap
+    if cap is not None:
+        limit = writer.constant("logit_softcap", np.array(cap, np.float32))
+        inner = writer.node("Tanh", [writer.node("Div", [logits, limit], "capped")], "bent")
+        logits = writer.node("Mul", [inner, limit], "softened")
+    writer.node("Identity", [logits], "logits")
+    writer.output("logits", ["k", declaration.vocab_size])

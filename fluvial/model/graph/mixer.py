@@ -1,0 +1,193 @@
+"""Write the part of a layer that looks back: attention of two kinds, convolution, recurrence."""
+
+import numpy as np
+
+from fluvial.model.architecture.declaration import (
+    Attention,
+    GatedDelta,
+    LatentAttention,
+    Mixer,
+    Rotary,
+    ShortConv,
+)
+from fluvial.model.graph.writer import DOMAIN, GraphWriter
+from fluvial.model.layout import Heads, find_heads
+
+_STATE = ["state_pool", "state_slot", "row_of", "position"]
+
+
+class MixerWriter:
+    """Writes mixers; keeps one pair of rotary tables for all layers that turn alike."""
+
+    def __init__(self, writer: GraphWriter, *, positions: int) -> None:
+        self._writer = writer
+        self._positions = positions
+        self._tables: dict[Rotary, tuple[str, str]] = {}
+
+    def write(self, index: int, mixer: Mixer, x: str) -> str:
+        """Add the mixer of layer `index` and return what it adds to the residual."""
+        match mixer:
+            case Attention():
+                return self._attention(index, mixer, x)
+            case LatentAttention():
+                return self._latent(index, mixer, x)
+            case ShortConv():
+                return self._short_conv(index, mixer, x)
+            case GatedDelta():
+                return self._gated_delta(index, mixer, x)
+
+    def _attention(self, index: int, mixer: Attention, x: str) -> str:
+        writer, at = self._writer, f"layers.{index}"
+        qkv = writer.linear(at, mixer.qkv, x)
+        gate = ""
+        if mixer.has_gate:
+            q = mixer.heads * mixer.head_width
+            sizes = np.array([mixer.qkv.outputs - q, q], np.int64)
+            split = writer.constant(f"{at}.split", sizes)
+            qkv, gate = writer.nodes("Split", [qkv, split], [f"{at}.qkv", f"{at}.gate"], axis=-1)
+        norms = [writer.vector(f"{at}.{each}_norm") if mixer.head_norm else "" for each in "qk"]
+        attended = self._attend(
+            index,
+            mixer,
+            qkv,
+            heads=mixer.heads,
+            norms=norms,
+            start=mixer.rotary.start if mixer.rotary else 0,
+            window=mixer.window,
+            softcap=mixer.softcap,
+        )
+        if gate:
+            switch = writer.node("Sigmoid", [gate], f"{at}.switch")
+            attended = writer.node("Mul", [attended, switch], f"{at}.switched")
+        return writer.linear(at, mixer.o, attended)
+
+    def _latent(self, index: int, mixer: LatentAttention, x: str) -> str:
+        """Attend in the latent space: queries go through the keys' half of kv_up, and what was
+        attended through the values' half (DeepSeek-V2, arXiv 2405.04434, section 2.1.2)."""
+        writer, at = self._writer, f"layers.{index}"
+        heads, latent, turned = mixer.heads, mixer.kv_width, mixer.rotary_width
+        if mixer.q_down is not None:
+            x_q = writer.norm(f"{at}.q_down_norm", writer.linear(at, mixer.q_down, x))
+        else:
+            x_q = x
+        kv = writer.linear(at, mixer.kv_down, x)
+        sizes = writer.constant(f"{at}.kv_split", np.array([latent, turned], np.int64))
+        low, key = writer.nodes("Split", [kv, sizes], [f"{at}.low", f"{at}.key"], axis=-1)
+        low = writer.norm(f"{at}.kv_down_norm", low)
+        up = writer.checkpoint.matrix(f"{at}.kv_up")
+        up = up.reshape(heads, mixer.nope_width + mixer.value_width, latent)
+        q = self._by_head(f"{at}.q_heads", writer.linear(at, mixer.q, x_q), heads)
+        sizes = writer.constant(f"{at}.q_split", np.array([mixer.nope_width, turned], np.int64))
+        plain, rotary = writer.nodes("Split", [q, sizes], [f"{at}.q_nope", f"{at}.q_turn"], axis=-1)
+        to_keys = writer.weight(f"{at}.to_keys", up[:, : mixer.nope_width])
+        absorbed = writer.node("MatMul", [plain, to_keys], f"{at}.q_latent")
+        whole = writer.node("Concat", [absorbed, rotary], f"{at}.q_whole", axis=-1)
+        q = self._by_token(f"{at}.q_flat", whole, heads * (latent + turned))
+        attended = self._attend(
+            index,
+            mixer,
+            writer.node("Concat", [q, low, key, low], f"{at}.qkv", axis=-1),
+            heads=heads,
+            norms=["", ""],
+            start=latent,
+        )
+        attended = self._by_head(f"{at}.latent_heads", attended, heads)
+        to_values = writer.weight(f"{at}.to_values", up[:, mixer.nope_width :].swapaxes(1, 2))
+        values = writer.node("MatMul", [attended, to_values], f"{at}.values")
+        flat = self._by_token(f"{at}.values_flat", values, heads * mixer.value_width)
+        return writer.linear(at, mixer.o, flat)
+
+    def _by_head(self, name: str, x: str, heads: int) -> str:
+        """[t, heads * n] -> [heads, t, n]"""
+        shape = self._writer.constant(f"heads.{heads}", np.array([0, heads, -1], np.int64))
+        split = self._writer.node("Reshape", [x, shape], f"{name}.split")
+        return self._writer.node("Transpose", [split], name, perm=[1, 0, 2])
+
+    def _by_token(self, name: str, x: str, width: int) -> str:
+        """[heads, t, n] -> [t, heads * n]"""
+        turned = self._writer.node("Transpose", [x], f"{name}.turned", perm=[1, 0, 2])
+        shape = self._writer.constant(f"flat.{width}", np.array([-1, width], np.int64))
+        return self._writer.node("Reshape", [turned, shape], name)
+
+    def _attend(
+        self,
+        index: int,
+        mixer: Attention | LatentAttention,
+        qkv: str,
+        *,
+        heads: int,
+        norms: list[str],
+        start: int,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> str:
+        kept = find_heads(mixer)
+        assert isinstance(kept, Heads)  # noqa: S101 - both kinds of attention keep keys
+        rotary = mixer.rotary
+        tables = ("", "") if rotary is None else self._table(rotary)
+        return self._writer.node(
+            "Attention",
+            [qkv, "kv_pool", "pages", "row_of", "position", *tables, *norms],
+            f"layers.{index}.attended",
+            domain=DOMAIN,
+            heads=heads,
+            kv_heads=kept.kv_heads,
+            key_width=kept.key_width,
+            value_width=kept.value_width,
+            offset=self._writer.layout.page_offsets[index],
+            scale=mixer.scale,
+            window=window,
+            softcap=softcap,
+            rotary_start=start,
+            interleaved=int(rotary.interleaved) if rotary else 0,
+            epsilon=self._writer.checkpoint.declaration.norm_epsilon,
+        )
+
+    def _short_conv(self, index: int, mixer: ShortConv, x: str) -> str:
+        writer, at = self._writer, f"layers.{index}"
+        mixed = writer.node(
+            "ShortConv",
+            [writer.linear(at, mixer.conv_in, x), self._taps(at, mixer.taps), *_STATE],
+            f"{at}.convolved",
+            domain=DOMAIN,
+            width=mixer.width,
+            taps=mixer.taps,
+            offset=writer.layout.state_offsets[index],
+        )
+        return writer.linear(at, mixer.conv_out, mixed)
+
+    def _gated_delta(self, index: int, mixer: GatedDelta, x: str) -> str:
+        writer, at = self._writer, f"layers.{index}"
+        vectors = [writer.vector(f"{at}.{each}") for each in ("decay", "decay_bias", "delta_norm")]
+        projected = writer.linear(at, mixer.delta_in, x)
+        mixed = writer.node(
+            "GatedDelta",
+            [projected, self._taps(at, mixer.taps), *vectors, *_STATE],
+            f"{at}.recalled",
+            domain=DOMAIN,
+            key_heads=mixer.key_heads,
+            value_heads=mixer.value_heads,
+            key_width=mixer.key_width,
+            value_width=mixer.value_width,
+            taps=mixer.taps,
+            epsilon=writer.checkpoint.declaration.norm_epsilon,
+            offset=writer.layout.state_offsets[index],
+        )
+        return writer.linear(at, mixer.delta_out, mixed)
+
+    def _taps(self, at: str, taps: int) -> str:
+        weight = self._writer.checkpoint.weights[f"{at}.conv"].dequantize().reshape(-1, taps)
+        return self._writer.weight(f"{at}.conv", weight)
+
+    def _table(self, rotary: Rotary) -> tuple[str, str]:
+        if rotary not in self._tables:
+            angles = np.outer(np.arange(self._positions), rotary.frequencies)
+            number = len(self._tables)
+            self._tables[rotary] = (
+                self._add_table(f"cosine.{number}", np.cos(angles) * rotary.magnitude),
+                self._add_table(f"sine.{number}", np.sin(angles) * rotary.magnitude),
+            )
+        return self._tables[rotary]
+
+    def _add_table(self, name: str, values: np.ndarray) -> str:
+        return self._writer.weight(name, values.astype(np.float32))

@@ -1,0 +1,111 @@
+"""Where a model's parts lie in the memories that the engine and the graph share.
+
+Three pools: pages of keys and values (float16, all layers of 16 tokens together), states of
+convolutions and recurrences (float32, one slot a sequence), and adapters (float32, one slot each).
+The orders inside are those of `native/source/attention.h`, `op_short_conv.c`, `op_gated_delta.c`
+and `adapter.h`.
+"""
+
+from dataclasses import dataclass
+
+from fluvial.model.architecture.declaration import (
+    Attention,
+    Declaration,
+    GatedDelta,
+    LatentAttention,
+    Mixer,
+    ShortConv,
+)
+
+PAGE_TOKENS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Keys and values as they are kept: widths of one head."""
+
+    kv_heads: int
+    key_width: int
+    value_width: int
+
+    @property
+    def halves(self) -> int:
+        """Float16 values that one page holds of them."""
+        return self.kv_heads * PAGE_TOKENS * (self.key_width + -(-self.value_width // 16) * 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Offsets by layer index, and by `layers.N.GROUP` or `layers.N.gain` in an adapter.
+
+    `page_halves`, `state_floats`, `gains` are whole sizes; an adapter of rank r takes
+    `gains + r * units` floats, a group's A beginning at `gains + r * unit_of[group]`.
+    """
+
+    page_halves: int
+    page_offsets: dict[int, int]
+    state_floats: int
+    state_offsets: dict[int, int]
+    gains: int
+    units: int
+    gain_of: dict[str, int]
+    unit_of: dict[str, int]
+
+    def adapter_floats(self, rank: int) -> int:
+        """Return the size of one adapter."""
+        return self.gains + rank * self.units
+
+
+def find_heads(mixer: Mixer) -> Heads | None:
+    """Return what a mixer keeps for each token; None for one that keeps a state instead."""
+    if isinstance(mixer, Attention):
+        width = mixer.head_width
+        return Heads(kv_heads=mixer.kv_heads, key_width=width, value_width=width)
+    if isinstance(mixer, LatentAttention):
+        # Keys and values of all heads are made from the latent: what is kept is one wide head.
+        key_width = mixer.kv_width + mixer.rotary_width
+        return Heads(kv_heads=1, key_width=key_width, value_width=mixer.kv_width)
+    return None
+
+
+def count_state(mixer: Mixer) -> int:
+    """Return the floats of a mixer's state; 0 for attention."""
+    if isinstance(mixer, ShortConv):
+        return mixer.width * (mixer.taps - 1)
+    if isinstance(mixer, GatedDelta):
+        memory = mixer.value_heads * mixer.key_width * mixer.value_width
+        return mixer.conv_width * (mixer.taps - 1) + memory
+    return 0
+
+
+def lay_out(declaration: Declaration) -> Layout:
+    """Give each layer its place in the three pools."""
+    pages: dict[int, int] = {}
+    states: dict[int, int] = {}
+    gain_of: dict[str, int] = {}
+    unit_of: dict[str, int] = {}
+    halves = floats = gains = units = 0
+    for index, layer in enumerate(declaration.layers):
+        heads = find_heads(layer.mixer)
+        if heads is not None:
+            pages[index] = halves
+            halves += heads.halves
+        elif count_state(layer.mixer):
+            states[index] = floats
+            floats += count_state(layer.mixer)
+        if layer.gain_width:
+            gain_of[f"layers.{index}.gain"] = gains
+            gains += layer.gain_width
+        for group in layer.groups:
+            unit_of[f"layers.{index}.{group.name}"] = units
+            units += group.inputs + group.outputs
+    return Layout(
+        page_halves=halves,
+        page_offsets=pages,
+        state_floats=floats,
+        state_offsets=states,
+        gains=gains,
+        units=units,
+        gain_of=gain_of,
+        unit_of=unit_of,
+    )
