@@ -32,6 +32,7 @@ from fluvial.types import (
     Reading,
     Sampling,
     Session,
+    Tool,
     Usage,
     Version,
 )
@@ -70,6 +71,7 @@ class Call:
     sampling: Sampling
     lane: str
     adapters: list[str | None] = field(default_factory=list[str | None])
+    tools: tuple[Tool, ...] = ()
 
 
 class ScriptedEngine:
@@ -109,6 +111,7 @@ class ScriptedEngine:
         sampling: Sampling,
         lane: str,
         adapter: Callable[[], Adapter | None] = lambda: None,
+        tools: Sequence[Tool] = (),
     ) -> "ScriptedGeneration":
         prompt_tokens = self.count(messages)
         if prompt_tokens + (sampling.max_tokens or 1) > self.context_tokens:
@@ -118,7 +121,7 @@ class ScriptedEngine:
             )
         if self.limit_waiting is not None and len(self.active) >= self.limit_waiting:
             raise BusyError("the queue is full; try again in a moment", retry_after_s=2.5)
-        call = Call(messages=tuple(messages), sampling=sampling, lane=lane)
+        call = Call(messages=tuple(messages), sampling=sampling, lane=lane, tools=tuple(tools))
         self.calls.append(call)
         generation = ScriptedGeneration(
             self,
@@ -128,6 +131,19 @@ class ScriptedEngine:
         )
         self.active.add(generation)
         return generation
+
+    def generate_many(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: Sampling,
+        lane: str,
+        tools: Sequence[Tool] = (),
+    ) -> "list[ScriptedGeneration]":
+        return [
+            self.generate(messages, sampling=sampling, lane=lane, tools=tools) for _ in range(n)
+        ]
 
     def close(self) -> None:
         self.closed = True

@@ -67,9 +67,7 @@ class Answer:
         self._tokenizer = tokenizer
         self._limit_tokens = limit_tokens
         self._grammar = grammar
-        self._sampler = Sampler(
-            sampling, vocab_size, prompt=prompt, grammar=grammar, choice=choice
-        )
+        self._sampler = Sampler(sampling, vocab_size, prompt=prompt, grammar=grammar, choice=choice)
         self._ends = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             self._ends |= tokenizer.eos_ids

@@ -18,6 +18,8 @@ from fluvial.errors import EngineError, InputError, ModelError
 from fluvial.types import Grammar
 
 if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
     from fluvial.model.tokenizer import Tokenizer
 
 MAX_GRAMMAR_BYTES = 64 * 1024
@@ -38,6 +40,7 @@ LIMITS = LLParserLimits(
 WHITE_SPACE = r"[ \t]{0,2}(\n[ \t]{0,32})?"
 """White space between the parts of JSON. Without a bound, small models write it for ever."""
 
+_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": WHITE_SPACE, "lenient": False}
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -50,6 +53,11 @@ def check(grammar: Grammar, *, param: str = "response_format") -> None:
     # A warning is about style; `is_validate_warning` is not in the package's type stubs.
     if why and not why.startswith("WARNING"):
         raise _refuse(grammar, why, param=param)
+
+
+def confine(schema: str, *, param: str) -> str:
+    """Return a schema to stand in a Lark grammar, with the options of ours. Raises InputError."""
+    return json.dumps(_load(schema, param=param) | {"x-guidance": _OPTIONS})
 
 
 class GrammarState:
@@ -151,7 +159,7 @@ def _translate(grammar: Grammar, *, param: str) -> str:
     schema = _ANY_OBJECT if grammar.kind == "json_object" else grammar.text
     return LLMatcher.grammar_from_json_schema(
         _load(schema, param=param),
-        overrides={"whitespace_pattern": WHITE_SPACE, "lenient": False},
+        overrides=_OPTIONS,
     )
 
 

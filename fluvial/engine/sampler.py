@@ -122,6 +122,8 @@ class Sampler:
         ids: Ids | None = None
         if self._grammar is not None:
             ids = np.flatnonzero(self._grammar.allow()[: self._vocab_size])
+            if len(ids) == 0:  # only ids without logits: a tokenizer larger than its model
+                raise EngineError("no token can follow the grammar", code="grammar_too_complex")
             logits = logits[ids]
         if self._sampling.temperature == 0:
             at = int(logits.argmax())

@@ -40,9 +40,9 @@ def keep(logits: Floats, *, sampling: Sampling) -> Ids | None:
 
 def weigh(logits: Floats, *, temperature: float, peak: np.float32 | None = None) -> Floats:
     """Return unnormalised probabilities: 1 for the highest logit, or for `peak`."""
-    peak = logits.max() if peak is None else peak
+    highest: np.float32 = logits.max() if peak is None else peak
     with np.errstate(over="ignore", under="ignore"):
-        return np.exp((logits - peak) * np.float32(min(1 / temperature, _FLOAT32_MAX)))
+        return np.exp((logits - highest) * np.float32(min(1 / temperature, _FLOAT32_MAX)))
 
 
 def keep_top_k(logits: Floats, *, count: int) -> Ids:

@@ -75,7 +75,7 @@ def explain(errors: list[ErrorDetails], *, skip: int = 0) -> FluvialError:
     if first["type"] == "extra_forbidden":
         return UnsupportedError(f"{param} is unknown or not supported so", param=param)
     if first["type"] == "unsupported":
-        return UnsupportedError(first["msg"], param=param)
+        return UnsupportedError(f"{param}: {first['msg']}", param=param)
     message = first["msg"][:1].lower() + first["msg"][1:]
     return InputError(f"{param or 'the body'}: {message}", param=param or None)
 

@@ -1,11 +1,21 @@
 """The objects of docs/api.md, made from records. Losses become bits here."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fluvial.service.state import ReadingState, SessionState
 from fluvial.service.turn import Receipt
-from fluvial.types import ChunkScore, ModelInfo, PassageNote, StoredMessage, Usage, Version
+from fluvial.types import (
+    CallDelta,
+    ChunkScore,
+    ModelInfo,
+    PassageNote,
+    StoredMessage,
+    TokenLogprob,
+    Usage,
+    Version,
+)
 
 Json = dict[str, Any]
 
@@ -122,6 +132,19 @@ def view_usage(usage: Usage) -> Json:
     }
 
 
+def view_logprobs(logprobs: Sequence[TokenLogprob]) -> Json:
+    """Make OpenAI's logprobs object. A control token has no bytes."""
+    return {"content": [_view_logprob(each) for each in logprobs], "refusal": None}
+
+
+def view_call(call: CallDelta) -> Json:
+    """Make a piece of a tool call in a stream; the first one names it."""
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
 def view_receipt(receipt: Receipt) -> Json:
     """Make the `fluvial` object of an answer inside a session."""
     return {
@@ -135,3 +158,12 @@ def view_receipt(receipt: Receipt) -> Json:
 
 def _view_passage(note: PassageNote) -> Json:
     return {"reading": note.reading, "name": note.name, "tokens": note.tokens}
+
+
+def _view_logprob(token: TokenLogprob) -> Json:
+    return _view_token(token) | {"top_logprobs": [_view_token(each) for each in token.top]}
+
+
+def _view_token(token: TokenLogprob) -> Json:
+    data = None if token.bytes is None else list(token.bytes)
+    return {"token": token.text, "logprob": token.logprob, "bytes": data}

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fluvial.config import Settings
 from fluvial.errors import ConflictError, InputError, NotFoundError, StorageError
-from fluvial.service import prompt
+from fluvial.service import prompt, tool
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, Generation, History, Reader
 from fluvial.service.state import last_id, make_title
+from fluvial.service.tool import NO_TOOLS, CallingGeneration, ToolUse
 from fluvial.service.turn import Turn
 from fluvial.service.writing import Writing
 from fluvial.store import UNSET, Store, Unset
@@ -53,16 +55,43 @@ class Chat:
         return session_id in self._claims
 
     async def answer_alone(
-        self, messages: Sequence[Message], *, sampling: Sampling, lane: str
-    ) -> Turn:
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling,
+        lane: str,
+        n: int = 1,
+        use: ToolUse = NO_TOOLS,
+    ) -> list[Turn]:
         """Answer a conversation that the client keeps: no session, no adapter, nothing stored.
 
-        Raises ContextLengthError or BusyError before anything is generated.
+        Returns `n` turns, each with an answer of its own, which may call the tools of `use`.
+        Raises InputError, ContextLengthError or BusyError before anything is generated.
         """
-        prompt.check_size(messages, engine=self._engine, token_bytes=self._token_bytes)
-        generation = await asyncio.to_thread(
-            self._engine.generate, messages, sampling=sampling, lane=lane
+        generations = await asyncio.to_thread(
+            self._generate, messages, sampling=sampling, lane=lane, n=n, use=use
         )
+        return [self._begin_loose(generation) for generation in generations]
+
+    def _generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, lane: str, n: int, use: ToolUse
+    ) -> Sequence[Generation]:
+        tools = use.offered
+        prompt.check_size(messages, engine=self._engine, token_bytes=self._token_bytes, tools=tools)
+        tool.check_results(messages)
+        grammar = tool.build_grammar(use, answer=sampling.grammar)
+        sampling = replace(sampling, grammar=grammar)
+        try:
+            generations = self._engine.generate_many(
+                messages, n=n, sampling=sampling, lane=lane, tools=tools
+            )
+        except InputError as error:
+            if tools and error.code == "grammar_refused":
+                raise InputError(error.message, code=error.code, param="tools") from None
+            raise
+        return [CallingGeneration(each) for each in generations] if tools else generations
+
+    def _begin_loose(self, generation: Generation) -> Turn:
         claim = _Claim()
         self._loose.add(claim)
         return claim.begin(Turn(generation, on_end=lambda: self._loose.discard(claim)))
@@ -227,7 +256,9 @@ def _check_new(
             param="fluvial.parent",
         )
     for number, message in enumerate(messages):
-        if message.role == "assistant" or (message.role == "system" and (stored or number)):
+        if message.role in ("assistant", "tool") or (
+            message.role == "system" and (stored or number)
+        ):
             raise InputError(
                 "inside a session, messages holds only what is new: user messages, and a system "
                 "message only as the first of an empty session",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fluvial.errors import ContextLengthError
 from fluvial.retrieve.passage import Passage, select
 from fluvial.service.protocol import Engine
-from fluvial.types import Message, PassageNote
+from fluvial.types import Message, PassageNote, Tool
 
 ANSWER_TOKENS = 256
 """Room that passages leave for the answer where the request names no `max_tokens`."""
@@ -82,13 +82,18 @@ def measure_tokens(engine: Engine) -> int:
     return max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
 
 
-def check_size(messages: Sequence[Message], *, engine: Engine, token_bytes: int) -> None:
+def check_size(
+    messages: Sequence[Message], *, engine: Engine, token_bytes: int, tools: Sequence[Tool] = ()
+) -> None:
     """Refuse at once what can't fit even if all its tokens were of the longest, `token_bytes`.
 
     Tokenising megabytes takes seconds, for which everyone else would wait.
     Raises ContextLengthError.
     """
-    size = sum(len(message.content.encode()) for message in messages)
+    calls = [call for message in messages for call in message.tool_calls]
+    texts = [message.content for message in messages] + [call.arguments for call in calls]
+    texts += [text for tool in tools for text in (tool.description, tool.parameters)]
+    size = sum(len(text.encode()) for text in texts)
     least_tokens = size // (token_bytes * COMPOSED)
     if least_tokens >= engine.context_tokens:
         raise ContextLengthError(

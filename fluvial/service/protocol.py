@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, Self
 
 from fluvial.model.adapter import Adapter
-from fluvial.types import Delta, Message, Reading, Sampling, Session
+from fluvial.types import Delta, Message, Reading, Sampling, Session, Tool
 
 LearnerState = Literal["starting", "ready", "restarting", "off"]
 
@@ -50,6 +50,16 @@ class Engine(Protocol):
         lane: str,
         adapter: Callable[[], Adapter | None] = ...,
     ) -> Generation: ...
+
+    def generate_many(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        sampling: Sampling,
+        lane: str,
+        tools: Sequence[Tool] = ...,
+    ) -> Sequence[Generation]: ...
 
     def forget(self, lane: str) -> None: ...
 

@@ -15,6 +15,7 @@ from fluvial.service.chat import Chat
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, History, Learner, LearnerState, Reader
 from fluvial.service.state import ReadingState, SessionState, VersionList, is_active, is_unfinished
+from fluvial.service.tool import NO_TOOLS, ToolUse
 from fluvial.service.turn import Turn
 from fluvial.store import UNSET, Store, Unset
 from fluvial.types import (
@@ -156,10 +157,16 @@ class Service:
         return self._store.messages(session)
 
     async def answer_alone(
-        self, messages: Sequence[Message], *, sampling: Sampling, lane: str
-    ) -> Turn:
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling,
+        lane: str,
+        n: int = 1,
+        use: ToolUse = NO_TOOLS,
+    ) -> list[Turn]:
         """Answer a conversation that the client keeps. See `Chat.answer_alone`."""
-        return await self._chat.answer_alone(messages, sampling=sampling, lane=lane)
+        return await self._chat.answer_alone(messages, sampling=sampling, lane=lane, n=n, use=use)
 
     async def answer(
         self,

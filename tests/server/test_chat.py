@@ -8,6 +8,7 @@ import pytest
 
 from fluvial.errors import StorageError
 from fluvial.testing import Rig
+from fluvial.types import Sampling
 from tests.server.conftest import Running
 
 PATH = "/v1/chat/completions"
@@ -65,8 +66,30 @@ def test_sampling_reaches_the_engine(server: Running) -> None:
     given = {"temperature": 0, "top_p": 0.5, "seed": -3, "stop": "END", "max_tokens": 9}
     assert server.client.post(PATH, json={**HI, **given, "user": "ann"}).status_code == 200
     call = server.rig.engine.calls[-1]
-    assert vars(call.sampling) == {**given, "stop": ("END",)}
+    assert call.sampling == Sampling(**{**given, "stop": ("END",)})
     assert call.lane == "local/ann"
+
+
+def test_every_sampling_field_reaches_the_engine(server: Running) -> None:
+    given = {
+        "top_k": 40,
+        "min_p": 0.05,
+        "typical_p": 0.9,
+        "repetition_penalty": 1.1,
+        "presence_penalty": -1,
+        "frequency_penalty": 0.5,
+        "stop_token_ids": [7, 8],
+        "ignore_eos": True,
+    }
+    body = {**HI, **given, "logit_bias": {"50": -100, "7": 2.5}, "logprobs": True}
+    assert server.client.post(PATH, json={**body, "top_logprobs": 3}).status_code == 200
+    sampling = server.rig.engine.calls[-1].sampling
+    expected = {**given, "stop_token_ids": (7, 8), "logit_bias": ((50, -100), (7, 2.5))}
+    assert sampling == Sampling(**expected, logprobs=3)
+    assert server.client.post(PATH, json={**HI, "top_k": -1}).status_code == 200
+    assert server.rig.engine.calls[-1].sampling == Sampling()
+    assert server.client.post(PATH, json={**HI, "logprobs": True}).status_code == 200
+    assert server.rig.engine.calls[-1].sampling.logprobs == 0
 
 
 def test_text_parts_and_neutral_defaults_are_understood(server: Running) -> None:
@@ -99,17 +122,9 @@ def test_text_parts_and_neutral_defaults_are_understood(server: Running) -> None
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("n", True),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("logit_bias", {"50256": -100}),
-        ("response_format", {"type": "json_object"}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", 1),
+        ("tool_choice", {"type": "allowed_tools", "allowed_tools": {}}),
+        ("tool_choice", "whatever"),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("prediction", {"type": "content", "content": "x"}),
@@ -158,7 +173,32 @@ def test_what_is_not_supported_is_refused_by_name(
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "developer", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]}, "messages[0]"),
+        (
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": "nobody"}]},
+            "messages[0].tool_call_id",
+        ),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
+        ({"n": True}, "n"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"typical_p": 0}, "typical_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": "1"}, "frequency_penalty"),
+        ({"logit_bias": {"50256": -101}}, "logit_bias[0][1]"),
+        ({"logit_bias": {"word": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"٣": 1}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias[0]"),
+        ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"ignore_eos": 1}, "ignore_eos"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages[0].name"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
