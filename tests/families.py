@@ -108,8 +108,17 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["conv", "full_attention", "conv"],
         "num_dense_layers": 1,
         "num_experts": 8,
+        **_EXPERTS,
+    },
+    "lfm2-moe-scaled": {
+        "model_type": "lfm2_moe",
+        "layer_types": ["conv", "full_attention"],
+        "num_dense_layers": 0,
+        "num_experts": 8,
+        "use_expert_bias": False,
         "routed_scaling_factor": 1.5,
         **_EXPERTS,
+        "norm_topk_prob": False,
     },
     "qwen3-moe": {"model_type": "qwen3_moe", "head_dim": 24, "num_experts": 9, **_EXPERTS},
     "qwen3-moe-mixed": {

@@ -59,4 +59,12 @@ def _find_experts_problem(experts: Experts) -> str | None:
         return f"{experts.active} active experts of {experts.count}"
     if experts.count % router.groups or router.active_groups > router.groups:
         return f"{experts.count} experts don't go with {router.groups} groups"
+    group = experts.count // router.groups
+    if router.groups > 1 and group < 2:
+        return f"{experts.count} experts in {router.groups} groups; a group must have two or more"
+    if experts.active > group * router.active_groups:
+        return (
+            f"{experts.active} active experts, but {router.active_groups} groups of {group} hold "
+            f"only {group * router.active_groups}"
+        )
     return None
