@@ -77,33 +77,38 @@ INLINE V16 v_power(V16 n) {
 
 #else
 
-typedef struct { float x[16]; } V16;
-#define V_EACH(EXPRESSION)                                                                         \
-    V16 y_;                                                                                        \
-    for (int i = 0; i < 16; i++) y_.x[i] = (EXPRESSION);                                           \
-    return y_
-INLINE V16 v_set(float x) { V_EACH(x); }
-INLINE V16 v_load(const float *x) { V_EACH(x[i]); }
-INLINE void v_store(float *y, V16 a) { memcpy(y, a.x, sizeof a.x); }
-INLINE V16 v_load_half(const uint16_t *x) { V_EACH(widen_half(x[i])); }
-INLINE void v_store_half(uint16_t *y, V16 a) {
-    for (int i = 0; i < 16; i++) y[i] = narrow_float(a.x[i]);
-}
-INLINE V16 v_add(V16 a, V16 b) { V_EACH(a.x[i] + b.x[i]); }
-INLINE V16 v_sub(V16 a, V16 b) { V_EACH(a.x[i] - b.x[i]); }
-INLINE V16 v_mul(V16 a, V16 b) { V_EACH(a.x[i] * b.x[i]); }
-INLINE V16 v_div(V16 a, V16 b) { V_EACH(a.x[i] / b.x[i]); }
-INLINE V16 v_max(V16 a, V16 b) { V_EACH(a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
-INLINE V16 v_min(V16 a, V16 b) { V_EACH(a.x[i] < b.x[i] ? a.x[i] : b.x[i]); }
-INLINE V16 v_fma(V16 a, V16 b, V16 c) { V_EACH(a.x[i] * b.x[i] + c.x[i]); }
-INLINE V16 v_round(V16 a) { V_EACH(rintf(a.x[i])); }
-INLINE V16 v_power(V16 n) {
+/* The compiler cuts these into what the machine has. */
+typedef float V16 __attribute__((vector_size(64)));
+typedef int32_t I16 __attribute__((vector_size(64)));
+INLINE V16 v_set(float x) { return x - (V16){0}; }
+INLINE V16 v_load(const float *x) {
     V16 y;
-    for (int i = 0; i < 16; i++) {
-        uint32_t bits = (uint32_t)((int32_t)n.x[i] + 127) << 23;
-        memcpy(&y.x[i], &bits, 4);
-    }
+    memcpy(&y, x, sizeof y);
     return y;
+}
+INLINE void v_store(float *y, V16 a) { memcpy(y, &a, sizeof a); }
+static __attribute__((noinline, unused)) V16 v_load_half(const uint16_t *x) {
+    float y[16];
+    for (int i = 0; i < 16; i++) y[i] = widen_half(x[i]);
+    return v_load(y);
+}
+static __attribute__((noinline, unused)) void v_store_half(uint16_t *y, V16 a) {
+    for (int i = 0; i < 16; i++) y[i] = narrow_float(a[i]);
+}
+INLINE V16 v_add(V16 a, V16 b) { return a + b; }
+INLINE V16 v_sub(V16 a, V16 b) { return a - b; }
+INLINE V16 v_mul(V16 a, V16 b) { return a * b; }
+INLINE V16 v_div(V16 a, V16 b) { return a / b; }
+INLINE V16 v_pick(I16 which, V16 a, V16 b) { return (V16)(((I16)a & which) | ((I16)b & ~which)); }
+INLINE V16 v_max(V16 a, V16 b) { return v_pick(a > b, a, b); }
+INLINE V16 v_min(V16 a, V16 b) { return v_pick(a < b, a, b); }
+INLINE V16 v_fma(V16 a, V16 b, V16 c) { return a * b + c; }
+INLINE V16 v_round(V16 a) { /* to the nearest, for |a| < 2^22: adding 1.5 * 2^23 drops the rest */
+    const V16 large = v_set(12582912.0f);
+    return (a + large) - large;
+}
+INLINE V16 v_power(V16 n) {
+    return (V16)((__builtin_convertvector(n, I16) + 127) << 23);
 }
 
 #endif
