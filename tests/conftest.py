@@ -39,3 +39,9 @@ def small_model_path(model_dir: Path) -> Path:
 def default_model_path(model_dir: Path) -> Path:
     """The default model, 491 MB, pulled the first time; only tests marked slow use it."""
     return Path(Registry(model_dir).ensure("qwen2.5-coder-0.5b-instruct", offline=False).path)
+
+
+@pytest.fixture(scope="session")
+def gemma_path(model_dir: Path) -> Path:
+    """Gemma 3 270M, 253 MB, pulled the first time; only tests marked slow use it."""
+    return Path(Registry(model_dir).ensure("gemma-3-270m", offline=False).path)

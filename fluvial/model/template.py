@@ -31,7 +31,24 @@ CHATML = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 )
 """What a model without a template gets when its vocabulary has these two special tokens."""
-_CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+GEMMA = (
+    "{{- '<bos>' -}}{%- set ns = namespace(before='') -%}"
+    "{%- for message in messages -%}"
+    "{%- if message.role == 'system' -%}"
+    "{%- set ns.before = ns.before + message.content + '\n\n' -%}"
+    "{%- else -%}"
+    "{{- '<start_of_turn>' + ('model' if message.role == 'assistant' else 'user') + '\n' -}}"
+    "{%- if message.role == 'user' -%}{{- ns.before -}}{%- set ns.before = '' -%}{%- endif -%}"
+    "{{- message.content + '<end_of_turn>\n' -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}"
+)
+"""The same for Gemma's turns; instructions go to the front of the next question."""
+_FALLBACKS = (
+    (("<|im_start|>", "<|im_end|>"), CHATML),
+    (("<bos>", "<start_of_turn>", "<end_of_turn>"), GEMMA),
+)
 _ROLES = get_args(Role)
 _PROBE_TOOL = Tool(name="probe_tool")
 _PROBE = (
@@ -71,9 +88,9 @@ class Template:
 
     @staticmethod
     def from_gguf(metadata: Mapping[str, object]) -> "Template":
-        """Return the template of a GGUF file, or ChatML when it has none but knows its tokens.
+        """Return the template of a GGUF file, or ChatML or Gemma's when it knows their tokens.
 
-        Raises ModelError when there is neither, or the template is not a sound one.
+        Raises ModelError when there is none of them, or the template is not a sound one.
         """
         tokens = vocabulary.read_tokens(metadata)
         named = vocabulary.read_named(metadata, tokens)
@@ -175,12 +192,14 @@ def _check(source: object) -> str:
 
 
 def _choose_fallback(controls: set[str]) -> str:
-    if not controls.issuperset(_CHATML_TOKENS):
-        raise ModelError(
-            "the model has no chat template, and its vocabulary lacks ChatML's "
-            f"{' and '.join(_CHATML_TOKENS)}; it can't be used for conversations"
-        )
-    return CHATML
+    for needed, source in _FALLBACKS:
+        if controls.issuperset(needed):
+            return source
+    known = " nor ".join(" ".join(needed) for needed, _ in _FALLBACKS)
+    raise ModelError(
+        f"the model has no chat template, and its vocabulary has neither {known}; "
+        "it can't be used for conversations"
+    )
 
 
 def _read_file(file: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Text to token ids and back, exactly as the model was trained: byte-level BPE from the model file.
+"""Text to token ids and back, exactly as the model was trained.
 
 Special tokens exist only in text that a template wrote (`encode_marked`). Ordinary text (`encode`)
 never becomes one: the tables that native code searches do not hold them.
@@ -8,23 +8,32 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
-from tokenizers import Tokenizer as NativeTokenizer
-from tokenizers.models import BPE
-
-from fluvial.errors import InputError, ModelError
-from fluvial.model import tokenizer_folder, vocabulary
-from fluvial.model.pretokenizer import Pretokenizer
-from fluvial.model.vocabulary import Kind, Vocabulary
-
-SEGMENT_CHARS = 16 * 1024
-MAX_SEGMENT_CHARS = 2**20
+from fluvial.errors import InputError
+from fluvial.model import tokenizer_file, tokenizer_folder
+from fluvial.model.vocabulary import Vocabulary
 
 _FIRST_PLACEHOLDER = 0xDC00
-# Every pre-tokeniser in the table ends a word at these places, whatever stands around them: after a
-# letter before white space, and after any visible character before a space.
-_SAFE_CUT = re.compile(r"(?<=[A-Za-z\u3400-\u9fff])(?=[ \n])|(?<=[!-~\u3400-\u9fff])(?= )")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Coder(Protocol):
+    """One way to make ids of plain text; immutable, safe between threads.
+
+    `encode` yields ids stretch by stretch; with `first`, nothing stands before the text. `spell`
+    gives one token's bytes. `trim` takes from decoded text what encoding put before it.
+    `missing_bytes` are those that the vocabulary can't spell.
+    """
+
+    @property
+    def missing_bytes(self) -> frozenset[int]: ...
+
+    def encode(self, text: str, *, first: bool = True) -> Iterator[list[int]]: ...
+
+    def spell(self, token: str, kind: int) -> bytes: ...
+
+    def trim(self, text: str) -> str: ...
 
 
 class Tokenizer:
@@ -35,9 +44,9 @@ class Tokenizer:
     Templates write their own.
     """
 
-    def __init__(self, words: Vocabulary, *, pre: Pretokenizer, adds_bos: bool) -> None:
+    def __init__(self, words: Vocabulary, *, coder: Coder, adds_bos: bool) -> None:
         self._words = words
-        self._native = _build_native(words, pre)
+        self._coder = coder
         self._mark_regex = _compile_marks(words.marks)
         edges = sorted({edge for mark in words.marks for edge in (mark[0], mark[-1])})
         self._shield = {ord(c): _FIRST_PLACEHOLDER + i for i, c in enumerate(edges)}
@@ -54,19 +63,18 @@ class Tokenizer:
         Args: `metadata` holds the file's keys, numeric arrays as numpy arrays.
         Raises ModelError naming the key that is missing, damaged or not supported.
         """
-        vocabulary.check_model(metadata.get("tokenizer.ggml.model"))
-        pre = vocabulary.read_pre(metadata)
-        adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre.adds_bos)
-        return Tokenizer(vocabulary.read_gguf(metadata), pre=pre, adds_bos=adds_bos is True)
+        words, coder, adds_bos = tokenizer_file.read_tokenizer(metadata)
+        return Tokenizer(words, coder=coder, adds_bos=adds_bos)
 
     @staticmethod
     def from_folder(path: Path) -> "Tokenizer":
         """Build the tokenizer of a safetensors checkpoint from `tokenizer.json` and its configs.
 
-        Raises ModelError when a file is missing, damaged, or describes anything but byte-level BPE.
+        Raises ModelError when a file is missing, damaged, or describes another kind of tokenizer
+        than byte-level BPE or SentencePiece's BPE with byte fallback.
         """
-        words, pre, adds_bos = tokenizer_folder.read_tokenizer(path)
-        return Tokenizer(words, pre=pre, adds_bos=adds_bos)
+        words, coder, adds_bos = tokenizer_folder.read_tokenizer(path)
+        return Tokenizer(words, coder=coder, adds_bos=adds_bos)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text; what looks like a special token in it is only text.
@@ -75,25 +83,23 @@ class Tokenizer:
         `missing_bytes`). Only a run of over a million characters without one safe place to cut is
         cut anyway. Raises InputError for text with lone surrogates, which is not Unicode.
         """
-        ids: list[int] = []
-        for segment in self._split(text):
-            ids += self._native.encode(segment, add_special_tokens=False).ids
-        return ids
+        return self._encode(text, first=True)
 
     def count(self, text: str) -> int:
         """Return how many tokens `encode(text)` has."""
-        encode = self._native.encode
-        return sum(len(encode(s, add_special_tokens=False)) for s in self._split(text))
+        _check_unicode(text)
+        return sum(map(len, self._coder.encode(text)))
 
     def encode_marked(self, text: str) -> list[int]:
         """Return the ids of a template's text: special tokens are parsed, shielded ones are not."""
         ids: list[int] = []
         at = 0
         for match in self._mark_regex.finditer(text):
-            ids += self.encode(text[at : match.start()].translate(self._unshield))
+            piece = text[at : match.start()].translate(self._unshield)
+            ids += self._encode(piece, first=at == 0)
             ids.append(self._words.marks[match.group()])
             at = match.end()
-        return ids + self.encode(text[at:].translate(self._unshield))
+        return ids + self._encode(text[at:].translate(self._unshield), first=at == 0)
 
     def shield(self, text: str) -> str:
         """Return `text` in a form that no template can turn into a special token.
@@ -110,7 +116,8 @@ class Tokenizer:
 
         Raises InputError for an id outside the vocabulary.
         """
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+        text = b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+        return self._coder.trim(text)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the exact bytes of one token; b"" for control and unused ones.
@@ -126,27 +133,19 @@ class Tokenizer:
         """Every special token that `encode_marked` parses, with its id."""
         return self._words.marks
 
-    @cached_property
+    @property
     def missing_bytes(self) -> frozenset[int]:
         """The bytes this vocabulary can't spell; text loses them, as it does in `transformers`."""
-        return frozenset(b for b, c in enumerate(BYTE_CHARS) if c not in self._words.plain)
+        return self._coder.missing_bytes
 
     @cached_property
     def _pieces(self) -> list[bytes]:
-        words = self._words
-        return [_spell(t, kind) for t, kind in zip(words.tokens, words.kinds, strict=True)]
+        words, spell = self._words, self._coder.spell
+        return [spell(t, kind) for t, kind in zip(words.tokens, words.kinds, strict=True)]
 
-    def _split(self, text: str) -> Iterator[str]:
-        # Whole documents in one native call would hold the interpreter's lock for seconds.
+    def _encode(self, text: str, *, first: bool) -> list[int]:
         _check_unicode(text)
-        at = 0
-        while len(text) - at > SEGMENT_CHARS:
-            limit = at + MAX_SEGMENT_CHARS
-            cut = _SAFE_CUT.search(text, at + SEGMENT_CHARS, limit)
-            end = cut.start() if cut else min(limit, len(text))
-            yield text[at:end]
-            at = end
-        yield text[at:]
+        return [i for ids in self._coder.encode(text, first=first) for i in ids]
 
 
 def _check_unicode(text: str) -> None:
@@ -158,42 +157,7 @@ def _check_unicode(text: str) -> None:
         )
 
 
-def _build_native(words: Vocabulary, pre: Pretokenizer) -> NativeTokenizer:
-    try:
-        model = BPE(vocab=dict(words.plain), merges=words.merges, ignore_merges=pre.whole_words)
-    except Exception as error:
-        raise ModelError(f"the vocabulary can't be used: {str(error)[:200]}") from None
-    native = NativeTokenizer(model)
-    native.pre_tokenizer = pre.build()
-    normalizer = pre.normalizer()
-    if normalizer is not None:
-        native.normalizer = normalizer
-    return native
-
-
 def _compile_marks(marks: Mapping[str, int]) -> re.Pattern[str]:
     # The longest first: `<|a|>b` must not be read as `<|a|>` and "b" when both are tokens.
     longest_first = sorted(marks, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _list_byte_chars() -> list[str]:
-    # GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others from U+0100 on.
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
-
-
-BYTE_CHARS = _list_byte_chars()
-_CHAR_BYTES = {char: byte for byte, char in enumerate(BYTE_CHARS)}
-
-
-def _spell(token: str, kind: int) -> bytes:
-    if kind == Kind.USER:
-        return token.encode("utf-8", errors="replace")
-    if kind != Kind.NORMAL:
-        return b""
-    try:
-        return bytes([_CHAR_BYTES[char] for char in token])
-    except KeyError:
-        return token.encode("utf-8", errors="replace")

@@ -1,51 +1,57 @@
 """Read the tokenizer of a safetensors checkpoint: `tokenizer.json` and the small files beside it.
 
-Only what the GGUF path knows is accepted (byte-level BPE, a pre-tokeniser of the table), so both
-paths keep the same promises. Source: https://huggingface.co/docs/tokenizers (the JSON form).
+Only what the GGUF path knows is accepted (byte-level BPE with a pre-tokeniser of the table, or
+SentencePiece's BPE), so both paths keep the same promises; `tokenizer_form` tells them apart.
+Source: https://huggingface.co/docs/tokenizers (the JSON form).
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from fluvial.errors import ModelError
-from fluvial.model import vocabulary
-from fluvial.model.pretokenizer import LLAMA3_REGEX, QWEN2_REGEX, TABLE, Pretokenizer
-from fluvial.model.vocabulary import MAX_MERGES, MAX_TOKENS, Kind, Vocabulary
+from fluvial.model import tokenizer_form, vocabulary
+from fluvial.model.byte_coder import ByteCoder
+from fluvial.model.piece_coder import PieceCoder
+from fluvial.model.pretokenizer import Pretokenizer
+from fluvial.model.vocabulary import BYTE_NAMES, MAX_MERGES, MAX_TOKENS, Kind, Vocabulary
 
 MAX_TOKENIZER_BYTES = 64 * 2**20
 MAX_CONFIG_BYTES = 4 * 2**20
 
-_STEPS: dict[tuple[str, ...], str] = {
-    ("bytes+regex",): "gpt-2",
-    ("digits", "bytes+regex"): "smollm",
-    (QWEN2_REGEX, "bytes"): "qwen2",
-    (LLAMA3_REGEX, "bytes"): "llama-bpe",
-}
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 Table = dict[str, Any]
 
 
-def read_tokenizer(path: Path) -> tuple[Vocabulary, Pretokenizer, bool]:
-    """Return the vocabulary, the pre-tokeniser and whether raw text starts with bos.
+def read_tokenizer(path: Path) -> tuple[Vocabulary, ByteCoder | PieceCoder, bool]:
+    """Return the vocabulary, its coder, and whether raw text starts with bos.
 
     Raises ModelError naming the file and what in it is missing, damaged or not supported.
     """
     table = read_json(path / "tokenizer.json", limit_bytes=MAX_TOKENIZER_BYTES)
     model, added = _get_table(table, "model"), _read_added(table)
     _check_model(model)
+    form = tokenizer_form.find(table)
+    pieces = not isinstance(form, Pretokenizer)
     merges = _read_merges(model)
-    tokens, kinds = _read_tokens(model, added, count=_read_size(path))
+    tokens, kinds = _read_tokens(model, added, count=_read_size(path), pieces=pieces)
     config = read_config(path)
     named = _read_named(config, tokens)
     words = vocabulary.build(
-        tokens=tokens, kinds=kinds, merges=merges, named=named, ends=_read_ends(path, named, tokens)
+        tokens=tokens,
+        kinds=kinds,
+        merges=merges,
+        named=named,
+        ends=_read_ends(path, named, tokens),
+        spelling="pieces" if pieces else "bytes",
     )
-    pre = replace(_find_pre(table), whole_words=model.get("ignore_merges") is True)
-    return words, pre, config.get("add_bos_token") is True
+    flag = config.get("add_bos_token")
+    adds_bos = flag if isinstance(flag, bool) else tokenizer_form.starts_with_special(table)
+    if isinstance(form, Pretokenizer):
+        return words, ByteCoder(words, pre=form), adds_bos
+    return words, PieceCoder(words, form=form), adds_bos
 
 
 def read_config(path: Path) -> Table:
@@ -112,7 +118,7 @@ def _get_list(table: Table, key: str, *, limit: int) -> list[Any]:
 def _check_model(model: Table) -> None:
     if model.get("type") != "BPE":
         raise ModelError(f"tokenizer.json: model type {model.get('type')!r}; supported is BPE")
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ModelError(f"tokenizer.json: {key} is set, which is not supported")
 
@@ -144,9 +150,13 @@ def _read_added(table: Table) -> dict[str, tuple[int, Kind]]:
 
 
 def _read_tokens(
-    model: Table, added: Mapping[str, tuple[int, Kind]], *, count: int
+    model: Table, added: Mapping[str, tuple[int, Kind]], *, count: int, pieces: bool
 ) -> tuple[list[str], list[int]]:
-    entries = {t: (i, Kind.NORMAL) for t, i in _get_table(model, "vocab").items()} | dict(added)
+    bytes_ = BYTE_NAMES if pieces else frozenset[str]()
+    entries = {
+        token: (i, Kind.BYTE if token in bytes_ else Kind.NORMAL)
+        for token, i in _get_table(model, "vocab").items()
+    } | dict(added)
     ids = [i for i, _ in entries.values()]
     if any(type(i) is not int or not 0 <= i < MAX_TOKENS for i in ids):
         raise ModelError(f"tokenizer.json: a token id is not a number from 0 to {MAX_TOKENS - 1}")
@@ -187,37 +197,3 @@ def _read_ends(path: Path, named: Mapping[str, int], tokens: list[str]) -> set[i
     if any(type(i) is not int or not 0 <= i < len(tokens) for i in ends):
         raise ModelError(f"generation_config.json: eos_token_id {str(ends)[:80]} is out of range")
     return {*ends, *([named["eos_token"]] if "eos_token" in named else [])}
-
-
-def _find_pre(table: Table) -> Pretokenizer:
-    steps = tuple(_name_step(step) for step in _flatten(table.get("pre_tokenizer")))
-    normal: Any = table.get("normalizer")
-    if steps not in _STEPS or normal not in (None, {"type": "NFC"}):
-        raise ModelError(
-            "tokenizer.json: the pre-tokeniser or normaliser is not supported; supported are those "
-            f"of {', '.join(_STEPS.values())} (got {json.dumps(normal)[:60]}, {steps!r:.300})"
-        )
-    return replace(TABLE[_STEPS[steps]], normalizes=normal is not None)
-
-
-def _flatten(step: object) -> list[Table]:
-    if not isinstance(step, dict):
-        return []
-    table = cast("Table", step)
-    inner: Any = table.get("pretokenizers")
-    if table.get("type") == "Sequence" and isinstance(inner, list):
-        return [s for s in cast("list[Any]", inner) if isinstance(s, dict)]
-    return [table]
-
-
-def _name_step(step: Table) -> str:
-    kind = step.get("type")
-    if kind == "ByteLevel" and step.get("add_prefix_space") is False:
-        return "bytes+regex" if step.get("use_regex", True) else "bytes"
-    if kind == "Digits" and step.get("individual_digits") is True:
-        return "digits"
-    pattern: Any = step.get("pattern")
-    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-        regex = cast("Table", pattern).get("Regex") if isinstance(pattern, dict) else None
-        return str(regex)
-    return f"unsupported {str(kind)[:40]}"

@@ -3,10 +3,11 @@
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, section "Tokenizer".
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -19,6 +20,19 @@ MAX_TOKEN_CHARS = 1024
 MAX_MARKS = 8192
 MAX_MARK_EDGES = 1024
 
+SPACE = "\u2581"
+"""What SentencePiece writes for a space."""
+
+BYTE_NAMES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+"""SentencePiece's tokens for bytes that no piece holds."""
+
+# User-defined pieces that ordinary text holds. Any other one is for templates to write: models give
+# them a meaning (turns, tools, images) that no reader of a text may forge.
+_ORDINARY = re.compile(
+    rf"\s+|{SPACE}+|</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe"
+    r"|img|li|s|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
+)
+
 END_NAMES = frozenset(
     [
         "<|im_end|>",
@@ -29,9 +43,14 @@ END_NAMES = frozenset(
         "<|end|>",
         "<end_of_turn>",
         "</s>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
     ]
 )
 """Control tokens that end a turn whatever the file's own eos is: models write either."""
+
+
+Spelling = Literal["bytes", "pieces"]
+"""How tokens are spelled: a character for each byte (GPT-2), or text with `\u2581` for space."""
 
 
 class Kind(IntEnum):
@@ -50,7 +69,8 @@ class Vocabulary:
     """A checked vocabulary. Every id named here is an index of `tokens`; tokens are unique.
 
     `plain` holds the tokens that ordinary text may become; every merge makes one out of two others.
-    `marks` holds those that only a template may write: control and user-defined tokens.
+    `literals` are tokens that are found in ordinary text before any merging (pieces only).
+    `marks` holds those that only a template may write: control and other user-defined tokens.
     `names` maps roles (`bos_token`, `eos_token`, ...) to their strings, where known.
     """
 
@@ -58,6 +78,7 @@ class Vocabulary:
     kinds: Sequence[int]
     merges: list[tuple[str, str]]
     plain: Mapping[str, int]
+    literals: Mapping[str, int]
     marks: Mapping[str, int]
     names: Mapping[str, str]
     bos_id: int | None
@@ -65,15 +86,21 @@ class Vocabulary:
 
 
 def read_gguf(metadata: Mapping[str, object]) -> Vocabulary:
-    """Return the vocabulary of a GGUF file, checked. Raises ModelError naming the wrong key."""
-    check_model(metadata.get("tokenizer.ggml.model"))
+    """Return the byte-level vocabulary of a GGUF file, checked.
+
+    Raises ModelError naming the wrong key.
+    """
     tokens = read_tokens(metadata)
-    merges = _read_strings(metadata, "tokenizer.ggml.merges", limit=MAX_MERGES)
+    merges = read_strings(metadata, "tokenizer.ggml.merges", limit=MAX_MERGES)
     named = read_named(metadata, tokens)
     pairs = [cast("tuple[str, str]", line.partition(" ")[::2]) for line in merges]
-    ends = {named[key] for key in ("eos_token", "eot_token", "eom_token") if key in named}
     kinds = read_kinds(metadata, tokens, controls=set(named.values()))
-    return build(tokens=tokens, kinds=kinds, merges=pairs, named=named, ends=ends)
+    return build(tokens=tokens, kinds=kinds, merges=pairs, named=named, ends=choose_ends(named))
+
+
+def choose_ends(named: Mapping[str, int]) -> set[int]:
+    """Return the ids of the tokens whose role is to end a text or a turn."""
+    return {named[key] for key in ("eos_token", "eot_token", "eom_token") if key in named}
 
 
 def build(
@@ -83,14 +110,18 @@ def build(
     merges: list[tuple[str, str]],
     named: Mapping[str, int],
     ends: set[int],
+    spelling: Spelling = "bytes",
 ) -> Vocabulary:
     """Join the parts. Raises ModelError for duplicate or oversized tokens and wrong merges."""
     _check_tokens(tokens)
     by_kind = list(zip(tokens, kinds, range(len(tokens)), strict=True))
     plain = {token: index for token, kind, index in by_kind if kind == Kind.NORMAL}
     marks = {token: i for token, kind, i in by_kind if kind in (Kind.CONTROL, Kind.USER)}
+    literals = _take_literals(tokens, kinds) if spelling == "pieces" else {}
+    marks = {token: i for token, i in marks.items() if token not in literals}
     check_marks(marks)
-    _check_alphabet(plain)
+    plain |= literals
+    _check_spelling(spelling, plain=plain, by_kind=by_kind)
     _check_merges(merges, plain)
     ends |= {i for token, kind, i in by_kind if kind == Kind.CONTROL and token in END_NAMES}
     return Vocabulary(
@@ -98,20 +129,12 @@ def build(
         kinds=kinds,
         merges=merges,
         plain=plain,
+        literals=literals,
         marks=marks,
         names={key: tokens[index] for key, index in named.items()},
         bos_id=named.get("bos_token"),
         end_ids=frozenset(ends),
     )
-
-
-def check_model(model: object) -> None:
-    """Raise ModelError unless `model` is the one kind of tokenizer that is supported."""
-    if model != "gpt2":
-        raise ModelError(
-            f"the tokenizer model {str(model)[:80]!r} is not supported; "
-            "supported is: gpt2 (byte-level BPE)"
-        )
 
 
 def read_pre(metadata: Mapping[str, object]) -> pretokenizer.Pretokenizer:
@@ -124,7 +147,7 @@ def read_pre(metadata: Mapping[str, object]) -> pretokenizer.Pretokenizer:
 
 def read_tokens(metadata: Mapping[str, object]) -> list[str]:
     """Return the tokens' strings, unchecked. Raises ModelError when they are not a sane list."""
-    return _read_strings(metadata, "tokenizer.ggml.tokens", limit=MAX_TOKENS)
+    return read_strings(metadata, "tokenizer.ggml.tokens", limit=MAX_TOKENS)
 
 
 def read_named(metadata: Mapping[str, object], tokens: Sequence[str]) -> dict[str, int]:
@@ -168,7 +191,8 @@ def read_kinds(
     return cast("list[int]", kinds.tolist())
 
 
-def _read_strings(metadata: Mapping[str, object], key: str, *, limit: int) -> list[str]:
+def read_strings(metadata: Mapping[str, object], key: str, *, limit: int) -> list[str]:
+    """Return an array of strings. Raises ModelError when it is none, or longer than `limit`."""
     values = metadata.get(key)
     if not isinstance(values, list):
         raise ModelError(f"{key} is missing or not an array of strings")
@@ -201,6 +225,25 @@ def _check_tokens(tokens: Sequence[str]) -> None:
         raise ModelError("the vocabulary holds a token that is not valid Unicode") from None
 
 
+def _take_literals(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
+    users = ((token, i) for i, token in enumerate(tokens) if kinds[i] == Kind.USER)
+    return {token: i for token, i in users if _ORDINARY.fullmatch(token)}
+
+
+def _check_spelling(
+    spelling: Spelling, *, plain: Mapping[str, int], by_kind: Sequence[tuple[str, int, int]]
+) -> None:
+    if spelling == "bytes":
+        _check_alphabet(plain)
+        return
+    named = {token for token, kind, _ in by_kind if kind == Kind.BYTE}
+    if len(named) != 256 or not BYTE_NAMES.issuperset(named):
+        raise ModelError(
+            f"the vocabulary has {len(named)} byte tokens; SentencePiece needs the 256 of "
+            "<0x00> to <0xFF>, to write what it has no piece for"
+        )
+
+
 def _check_alphabet(plain: Mapping[str, int]) -> None:
     # Real vocabularies lack a few control bytes; without letters it is not a byte-level one.
     missing = [c for c in map(chr, range(0x21, 0x7F)) if c not in plain]
@@ -229,3 +272,13 @@ def _check_merges(merges: list[tuple[str, str]], plain: Mapping[str, int]) -> No
                 f"the merge {left[:40]!r} + {right[:40]!r} names or makes a token that is not an "
                 "ordinary one of the vocabulary"
             )
+
+
+def _list_byte_chars() -> list[str]:
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
+
+
+BYTE_CHARS = _list_byte_chars()
+"""GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others from U+0100 on."""

@@ -17,7 +17,7 @@ def test_the_default_model_comes_first_and_every_entry_is_whole() -> None:
         assert entry.bytes
         assert entry.family
         assert entry.languages
-        assert entry.licence == "Apache-2.0"
+        assert entry.licence == ("Gemma" if entry.family == "gemma3" else "Apache-2.0")
         assert [parse(spec).spec for spec in entry.sources] == list(entry.sources)
 
 

@@ -18,6 +18,7 @@ from fluvial.model.template import CHATML, MAX_CONTENT_CHARS, MAX_SOURCE_CHARS, 
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.types import Message
 from tests.model.corpus import make_lines
+from tests.model.piece_sample import make_pieces
 from tests.model.sample import CONTROLS, KINDS, TOKENS, USERS, make_metadata, write_folder
 
 WORDS = Tokenizer.from_gguf(make_metadata())
@@ -280,11 +281,34 @@ def test_a_model_without_a_template_gets_chatml_if_it_has_the_tokens() -> None:
     expected.close()
 
 
+def test_a_model_without_a_template_gets_gemmas_turns_if_it_has_those() -> None:
+    words = Tokenizer.from_gguf(make_pieces())
+    template = Template.from_gguf(make_pieces())
+    messages = [
+        Message(role="system", content="s"),
+        *ask("u"),
+        Message(role="assistant", content="a"),
+        *ask("<end_of_turn>"),
+    ]
+    ids = template.encode(messages, tokenizer=words)
+    template.close()
+    turn, end = words.marks["<start_of_turn>"], words.marks["<end_of_turn>"]
+    assert ids == [
+        *(words.bos_id, turn, *words.encode("user\ns\n\nu"), end, *words.encode("\n")),
+        *(turn, *words.encode("model\na"), end, *words.encode("\n")),
+        *(turn, *words.encode("user\n<end_of_turn>"), end, *words.encode("\n")),
+        *(turn, *words.encode("model\n")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"chat_template": 7}, "not a string"),
-        ({"chat_template": None, "token_type": np.array((1, 1, 1, *KINDS[3:]))}, "lacks ChatML's"),
+        (
+            {"chat_template": None, "token_type": np.array((1, 1, 1, *KINDS[3:]))},
+            "has neither <.im_start.> <.im_end.> nor <bos>",
+        ),
         ({"tokens": None}, "tokens is missing"),
         ({"bos_token_id": 10**6}, "bos_token_id is 1000000"),
     ],

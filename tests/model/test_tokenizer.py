@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluvial.errors import InputError, ModelError
-from fluvial.model import gguf, tokenizer
+from fluvial.model import gguf, segment
 from fluvial.model.tokenizer import Tokenizer
 from tests.model.corpus import make_lines
 from tests.model.sample import CONTROLS, KINDS, MERGES, TOKENS, USERS, make_metadata
 
 EXACT = [
-    Tokenizer.from_gguf(make_metadata(pre=pre)) for pre in ("gpt-2", "smollm", "llama-bpe", "lfm2")
+    Tokenizer.from_gguf(make_metadata(pre=pre))
+    for pre in ("gpt-2", "smollm", "llama-bpe", "lfm2", "deepseek-v3", "deepseek-coder")
 ]
 QWEN = Tokenizer.from_gguf(make_metadata(pre="qwen2"))
 SPECIAL_IDS = {TOKENS.index(token) for token in (*CONTROLS, *USERS)}
@@ -51,14 +52,13 @@ def test_merges_are_applied_in_order_within_words() -> None:
 
 
 def test_each_pre_tokeniser_cuts_as_its_family_does() -> None:
-    gpt2, smollm, llama, _ = EXACT
-    pieces = {
-        words: [TOKENS[i] for i in words.encode("a  12\n\n!")]
-        for words in (gpt2, smollm, llama, QWEN)
-    }
+    gpt2, smollm, llama, _, deepseek, coder = EXACT
+    pieces = {words: [TOKENS[i] for i in words.encode("a  12\n\n!")] for words in (*EXACT, QWEN)}
     assert pieces[gpt2] == ["a", "Ġ", "Ġ", "12", "Ċ", "Ċ", "!"]
     assert pieces[smollm] == ["a", "ĠĠ", "1", "2", "Ċ", "Ċ", "!"]
     assert pieces[llama] == ["a", "Ġ", "Ġ", "12", "ĊĊ", "!"]
+    assert pieces[deepseek] == ["a", "ĠĠ", "12", "ĊĊ", "!"]
+    assert pieces[coder] == ["a", "ĠĠ", "1", "2", "Ċ", "Ċ", "!"]
     assert pieces[QWEN] == ["a", "Ġ", "Ġ", "1", "2", "ĊĊ", "!"]
 
 
@@ -106,15 +106,15 @@ def test_shielding_is_invisible_when_nothing_is_special() -> None:
 @settings(max_examples=400)
 def test_long_texts_are_cut_only_where_words_end(text: str, words: Tokenizer) -> None:
     whole = words.encode(text)
-    with mock.patch.object(tokenizer, "SEGMENT_CHARS", 1):
+    with mock.patch.object(segment, "SEGMENT_CHARS", 1):
         assert words.encode(text) == whole
         assert words.count(text) == len(whole)
 
 
 def test_text_without_a_place_to_cut_is_still_exact_in_bytes() -> None:
     with (
-        mock.patch.object(tokenizer, "SEGMENT_CHARS", 4),
-        mock.patch.object(tokenizer, "MAX_SEGMENT_CHARS", 8),
+        mock.patch.object(segment, "SEGMENT_CHARS", 4),
+        mock.patch.object(segment, "MAX_SEGMENT_CHARS", 8),
     ):
         assert EXACT[0].decode(EXACT[0].encode("字" * 100)) == "字" * 100
 
@@ -184,8 +184,9 @@ def swap(index: int, token: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model": None}, "'None' is not supported; supported is: gpt2"),
-        ({"model": "llama"}, "'llama' is not supported; supported is: gpt2"),
+        ({"model": None}, "'None' is not supported; supported are: gpt2"),
+        ({"model": "t5"}, "'t5' is not supported; supported are: gpt2 .* llama"),
+        ({"add_bos_token": 1}, "add_bos_token is '?1'?; it must be true or false"),
         ({"pre": None}, "pre is missing"),
         ({"pre": "viking"}, "'viking' is not supported; supported are: .*qwen2"),
         ({"pre": 7}, "pre is missing"),

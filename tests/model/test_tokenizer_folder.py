@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as NativeTokenizer
 
 from fluvial.errors import ModelError
-from fluvial.model.pretokenizer import LLAMA3_REGEX, QWEN2_REGEX
+from fluvial.model.pretokenizer import (
+    DEEPSEEK3_REGEXES,
+    DEEPSEEK_CODER_REGEXES,
+    LLAMA3_REGEX,
+    QWEN2_REGEX,
+    QWEN35_REGEX,
+)
 from fluvial.model.tokenizer import Tokenizer
 from tests.model.sample import TOKENS, make_metadata, make_tokenizer_json, write_folder
 
@@ -30,7 +36,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "gpt-2": {"pre_tokenizer": WORDS},
     "smollm": {"pre_tokenizer": chain(DIGITS, WORDS)},
     "qwen2": {"pre_tokenizer": chain(split(QWEN2_REGEX), BYTES), "normalizer": {"type": "NFC"}},
+    "qwen35": {"pre_tokenizer": chain(split(QWEN35_REGEX), BYTES), "normalizer": {"type": "NFC"}},
     "llama-bpe": {"pre_tokenizer": chain(split(LLAMA3_REGEX), BYTES)},
+    "deepseek-v3": {
+        "pre_tokenizer": chain(*map(split, DEEPSEEK3_REGEXES), BYTES),
+        "normalizer": {"type": "Sequence", "normalizers": []},
+    },
+    "deepseek-coder": {"pre_tokenizer": chain(*map(split, DEEPSEEK_CODER_REGEXES), DIGITS, BYTES)},
 }
 
 
@@ -85,7 +97,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
     [
         ("model", None, "'model' is missing"),
         ("model/type", "Unigram", "'Unigram'; supported is BPE"),
-        ("model/byte_fallback", True, "byte_fallback is set"),
+        ("model/byte_fallback", True, "supported are those of Gemma and Llama 2, and Metaspace"),
         ("model/dropout", 0.1, "dropout is set"),
         ("model/continuing_subword_prefix", "##", "continuing_subword_prefix is set"),
         ("model/vocab", ["a"], "'vocab' is missing or not an object"),
@@ -104,7 +116,9 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("added_tokens/0/id", "x", "not a number from 0"),
         ("added_tokens/0/lstrip", True, "has lstrip, which is unsupported"),
         ("normalizer", {"type": "NFKC"}, "normaliser is not supported"),
-        ("normalizer", [], "normaliser is not supported"),
+        ("normalizer", [], "step is not an object"),
+        ("normalizer", {"type": "Sequence"}, "a Sequence without an array of normalizers"),
+        ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [3]}, "without an array"),
         ("pre_tokenizer", None, "pre-tokeniser or normaliser is not supported"),
         ("pre_tokenizer", WORDS | {"add_prefix_space": True}, "is not supported"),
         ("pre_tokenizer", chain(split(".*"), BYTES), "is not supported; .*smollm"),
