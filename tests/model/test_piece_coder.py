@@ -274,11 +274,11 @@ class Peer:
         params.cpuparams.n_threads = 1
         params.verbosity = -1
         self._server = xllamacpp.Server(params)
-        self._address = self._server.listening_address
+        self._client = httpx.Client(base_url=self._server.listening_address)
 
     def encode(self, text: str) -> list[int]:
         body = json.dumps({"content": text, "add_special": False, "parse_special": False})
-        reply = httpx.post(f"{self._address}/tokenize", content=body)
+        reply = self._client.post("/tokenize", content=body)
         return reply.raise_for_status().json()["tokens"]
 
 
