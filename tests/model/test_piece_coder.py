@@ -1,6 +1,7 @@
 """SentencePiece's BPE, against `tokenizers`, `transformers`' conversion, and llama.cpp."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -281,14 +282,19 @@ class Peer:
         reply = self._client.post("/tokenize", content=body)
         return reply.raise_for_status().json()["tokens"]
 
+    def close(self) -> None:
+        self._client.close()
+
 
 @pytest.fixture(scope="module", params=[False, True], ids=["gemma", "llama-2"])
 def peer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Peer, Tokenizer]:
+) -> Iterator[tuple[Peer, Tokenizer]]:
     prefixes: bool = request.param
     path = write_peer_model(tmp_path_factory.mktemp("peer") / "a.gguf", prefixes=prefixes)
-    return Peer(path), Tokenizer.from_gguf(gguf.read(path).metadata)
+    theirs = Peer(path)
+    yield theirs, Tokenizer.from_gguf(gguf.read(path).metadata)
+    theirs.close()
 
 
 def write_peer_model(path: Path, *, prefixes: bool) -> Path:
@@ -335,6 +341,7 @@ def test_ids_equal_those_of_llama_cpp_for_gemma(gemma_path: Path) -> None:
     for line in make_lines(3000):
         text = line.replace("\0", "")
         assert ours.encode(text) == theirs.encode(text), repr(text)
+    theirs.close()
 
 
 def test_the_sample_is_what_it_says() -> None:
