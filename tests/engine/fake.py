@@ -14,7 +14,6 @@ import numpy as np
 
 from fluvial.engine.protocol import Part
 from fluvial.errors import ContextLengthError, ModelError
-from fluvial.model.adapter import Adapter
 
 MIX = (1 << 61) - 1
 
@@ -287,19 +286,14 @@ def expect(
     state = 0
     answer: list[int] = []
     tokens = list(prompt)
-    while True:
+    while len(answer) < count:
         for position in range(len(entries), len(tokens)):
             value = entry(tokens[position], keys(position), position)
             entries.append(value)
             state = absorb(state, value) if recurrent else 0
-        if len(answer) == count:
-            return answer
         token = draw(draw_logits(mix(entries, state), vocab_size))
         if token in ends:
             return answer
         answer.append(token)
         tokens.append(token)
-
-
-def key_of(adapter: Adapter | None) -> str | None:
-    return adapter.key if adapter else None
+    return answer
