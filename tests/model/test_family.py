@@ -113,3 +113,18 @@ def test_gguf_gives_the_same_model_as_the_folder(name: str, tmp_path: Path) -> N
 def _round(declaration: Declaration) -> str:
     """Write a declaration with its numbers rounded: GGUF keeps float32."""
     return re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", repr(declaration))
+
+
+def test_every_tensor_of_an_adapter_gets_a_gradient(saved: Saved) -> None:
+    _, checkpoint, module = saved
+    adapter = _to_torch(create_random_adapter(checkpoint.declaration))
+    for tensor in adapter.values():
+        tensor.requires_grad_()
+    with torch.no_grad():
+        _, past = module.read(IDS[:60], adapter=adapter)
+    hidden, _ = module.read(IDS[60:-1], adapter=adapter, past=past)
+    module.losses(hidden, IDS[61:]).mean().backward()
+    for name, tensor in adapter.items():
+        assert tensor.grad is not None, name
+        assert torch.isfinite(tensor.grad).all(), name
+        assert tensor.grad.abs().max() > 0, name
