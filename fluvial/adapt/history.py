@@ -5,8 +5,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from fluvial.model.adapter import Adapter, Tensors, encode, hash_bytes, load
-from fluvial.model.architecture.declaration import Declaration
+from fluvial.model.adapter import Adaptable, Adapter, Tensors, encode, hash_bytes, load
 from fluvial.store.file import write_atomically
 from fluvial.store.store import Store
 from fluvial.types import BASE_VERSION, Reading, ReadingStatus, Session, Version
@@ -17,7 +16,7 @@ KEPT_IN_MEMORY = 8
 class History:
     """Versions over the store: rows there, tensors in files beside it. Thread-safe."""
 
-    def __init__(self, store: Store, *, declaration: Declaration, checkpoint: str) -> None:
+    def __init__(self, store: Store, *, declaration: Adaptable, checkpoint: str) -> None:
         self._store = store
         self._declaration = declaration
         self._checkpoint = checkpoint

@@ -7,6 +7,7 @@ float32 throughout.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fluvial.adapt.rule import ChunkResult, Rule
 from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.module import AdapterTensors, Module
+from fluvial.model.opening import AnyCheckpoint
 
 
 @dataclass(eq=False)
@@ -27,12 +29,30 @@ class _State:
     optimizer: torch.optim.Adam
 
 
+class LearningModule(Protocol):
+    """A checkpoint in float32: what Module and Fallback have in common."""
+
+    def weight_scale(self, name: str) -> float:
+        """Return the Frobenius norm of a group's base weights."""
+        ...
+
+    def read(
+        self, token_ids: Tensor, *, adapter: AdapterTensors | None = None, past: Any = None
+    ) -> tuple[Tensor, Any]:
+        """Run tokens after `past`; return what `losses` takes, and the next past."""
+        ...
+
+    def losses(self, hidden_SD: Tensor, targets_S: Tensor, /) -> Tensor:
+        """Return each target's loss in nats."""
+        ...
+
+
 class Learner:
     """Holds a checkpoint in float32 and the live adapters of the sessions that read."""
 
-    def __init__(self, checkpoint: Checkpoint, *, rule: Rule) -> None:
+    def __init__(self, checkpoint: AnyCheckpoint, *, rule: Rule) -> None:
         self._declaration = checkpoint.declaration
-        self._module = Module(checkpoint)
+        self._module = _open_module(checkpoint)
         self._rule = rule
         self._states: dict[str, _State] = {}
         self._base_norms = {
@@ -157,3 +177,12 @@ class Learner:
             return False
         state.optimizer.step()
         return True
+
+
+def _open_module(checkpoint: AnyCheckpoint) -> LearningModule:
+    if isinstance(checkpoint, Checkpoint):
+        return Module(checkpoint)
+    # Only here: transformers is an extra, and takes seconds to load.
+    from fluvial.model.fallback import Fallback
+
+    return Fallback(checkpoint)

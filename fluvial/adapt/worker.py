@@ -19,7 +19,7 @@ from fluvial.adapt.learner import Learner
 from fluvial.adapt.rule import Rule
 from fluvial.errors import FluvialError
 from fluvial.frame import ClosedError, read_frame, write_frame
-from fluvial.model.checkpoint import open_checkpoint
+from fluvial.model.opening import open_model
 
 NICENESS = 10
 Reply = tuple[dict[str, Any], bytes]
@@ -37,7 +37,7 @@ def main() -> None:
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     header, _ = read_frame(requests)
     learner = Learner(
-        open_checkpoint(Path(header["path"]), sha256=header["sha256"]), rule=Rule(**header["rule"])
+        open_model(Path(header["path"]), sha256=header["sha256"]), rule=Rule(**header["rule"])
     )
     threads, timings = header["threads"], {}
     if not threads:

@@ -9,9 +9,10 @@ Tensors are stored to be multiplied from the right: `a` is [inputs, rank], `b` i
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -19,11 +20,27 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from fluvial.errors import ModelError
-from fluvial.model.architecture.declaration import Declaration
+from fluvial.model.architecture.declaration import Group
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
 FORMAT = "fluvial-adapter-1"
+
+
+class AdaptableLayer(Protocol):
+    """One block: the linears that an adapter may change, and the width of its gain (0: none)."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]: ...
+    @property
+    def gain_width(self) -> int: ...
+
+
+class Adaptable(Protocol):
+    """What an adapter must know of a model: a Declaration is one, an Outline too."""
+
+    @property
+    def layers(self) -> Sequence[AdaptableLayer]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +55,7 @@ class Adapter:
         return next(t.shape[1] for name, t in self.tensors.items() if name.endswith(".a"))
 
 
-def list_shapes(declaration: Declaration, *, rank: int) -> dict[str, tuple[int, ...]]:
+def list_shapes(declaration: Adaptable, *, rank: int) -> dict[str, tuple[int, ...]]:
     """Name every adapter tensor of a model with its shape, in graph order."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index, layer in enumerate(declaration.layers):
@@ -51,7 +68,7 @@ def list_shapes(declaration: Declaration, *, rank: int) -> dict[str, tuple[int, 
 
 
 def create_tensors(
-    declaration: Declaration, *, rank: int, seed: int
+    declaration: Adaptable, *, rank: int, seed: int
 ) -> dict[str, NDArray[np.float32]]:
     """Make an adapter that is exactly the base: A uniform in ±1/sqrt(inputs), B and gains zero."""
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -72,7 +89,7 @@ def encode(tensors: Tensors, *, checkpoint: str) -> bytes:
 
 
 def decode(
-    data: bytes, *, declaration: Declaration, checkpoint: str
+    data: bytes, *, declaration: Adaptable, checkpoint: str
 ) -> dict[str, NDArray[np.float32]]:
     """Read what `encode` wrote and hold it against the model.
 
@@ -96,9 +113,7 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load(
-    path: Path, *, key: str, declaration: Declaration, checkpoint: str, sha256: str
-) -> Adapter:
+def load(path: Path, *, key: str, declaration: Adaptable, checkpoint: str, sha256: str) -> Adapter:
     """Read one saved version; raises ModelError when its bytes are not those that were saved."""
     try:
         data = path.read_bytes()
@@ -125,7 +140,7 @@ def _read_header(data: bytes) -> dict[str, str]:
     return metadata
 
 
-def _check(tensors: Tensors, *, declaration: Declaration) -> None:
+def _check(tensors: Tensors, *, declaration: Adaptable) -> None:
     ranks = {t.shape[1] for name, t in tensors.items() if name.endswith(".a") and t.ndim == 2}
     if len(ranks) != 1:
         raise ModelError("the adapter file has no single rank")

@@ -24,6 +24,9 @@ from fluvial.model.architecture.name import Names
 from fluvial.model.gguf import RawTensor
 from fluvial.model.weight import collect, require
 
+INFO_FILE = "model.json"
+"""The registry's own record of an installed model, beside its files."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Checkpoint:
@@ -58,6 +61,12 @@ def open_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
     With `sha256`, the bytes must have that hash. Raises ModelError for a model that is damaged,
     incomplete or not supported.
     """
+    found = check_hash(path, sha256)
+    return _open_folder(path, found) if path.is_dir() else _open_file(path, found)
+
+
+def check_hash(path: Path, sha256: str | None) -> str:
+    """Return the hash that names the model at `path`; ModelError when it is not `sha256`."""
     if not path.exists():
         raise ModelError(f"there is no model at {path}")
     found = hash_files(path)
@@ -66,18 +75,21 @@ def open_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
             f"{path.name} is damaged: its sha256 is {found[:12]}…, {sha256[:12]}… was installed. "
             "Remove the model and pull it again"
         )
-    return _open_folder(path, found) if path.is_dir() else _open_file(path, found)
+    return found
 
 
 def hash_files(path: Path) -> str:
-    """Return the sha256 (hex) naming a model: of a file, or of a folder's names and file hashes."""
+    """Return the sha256 (hex) naming a model, as the registry records it.
+
+    A folder's is over the `HASH  NAME` lines of its files, sorted by name.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     whole = hashlib.sha256()
     for file in sorted(path.iterdir()):
-        if file.suffix in (".safetensors", ".json", ".jinja"):
-            whole.update(f"{file.name}:{hash_files(file)}\n".encode())
+        if file.is_file() and file.name != INFO_FILE:
+            whole.update(f"{hash_files(file)}  {file.name}\n".encode())
     return whole.hexdigest()
 
 
