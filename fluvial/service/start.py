@@ -15,15 +15,21 @@ from fluvial.engine.decoder import Decoder
 from fluvial.engine.engine import Engine
 from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for
+from fluvial.errors import InputError
+from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.built import ensure_graph
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.graph import Progress
+from fluvial.model.layout import PAGE_TOKENS, lay_out
 from fluvial.model.opening import choose_first_token, open_template, open_tokenizer
 from fluvial.model.registry import Registry
 from fluvial.service.hub import Hub
 from fluvial.service.service import Service
 from fluvial.store import Store
 from fluvial.types import ModelInfo
+
+LEAST_CACHE_TOKENS = 256
+"""As many as the shortest context that can be set."""
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +86,12 @@ def open_engine(
     )
     threads = settings.threads or choose_for(checkpoint.declaration.layers[0]).threads
     decoder = Decoder(
-        checkpoint, graph_folder=graph_folder, context_tokens=context_tokens, threads=threads
+        checkpoint,
+        graph_folder=graph_folder,
+        context_tokens=context_tokens,
+        threads=threads,
+        cache_tokens=count_cache_tokens(settings, declaration=checkpoint.declaration),
+        adapter_slots=settings.batch_limit,
     )
     engine = Engine(
         decoder,
@@ -96,6 +107,25 @@ def open_engine(
     )
     log.info("%s runs on %d threads after %.1f s", name, threads, time.monotonic() - begun_s)
     return engine
+
+
+def count_cache_tokens(settings: Settings, *, declaration: Declaration) -> int:
+    """Return how many tokens the caches of all conversations may hold together.
+
+    Raises InputError when not even a short conversation fits.
+    """
+    page_bytes = 2 * lay_out(declaration).page_halves
+    if page_bytes == 0:
+        return settings.batch_limit * settings.context_tokens
+    tokens = settings.cache_bytes // page_bytes * PAGE_TOKENS
+    if tokens < LEAST_CACHE_TOKENS:
+        least = -(-LEAST_CACHE_TOKENS // PAGE_TOKENS) * page_bytes
+        raise InputError(
+            f"cache_bytes = {settings.cache_bytes} holds {tokens} tokens of this model; "
+            f"give it {least} or more",
+            param="cache_bytes",
+        )
+    return tokens
 
 
 def open_spill(settings: Settings, *, checkpoint: str) -> Spill | None:
