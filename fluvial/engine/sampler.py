@@ -105,18 +105,19 @@ class Sampler:
         """Return penalised and biased logits: a copy."""
         logits = logits.copy()
         sampling = self._sampling
-        with np.errstate(over="ignore"):
-            if sampling.repetition_penalty != 1 and self._seen:
-                ids = np.fromiter(self._seen, np.intp, len(self._seen))
-                found, penalty = logits[ids], np.float32(sampling.repetition_penalty)
-                logits[ids] = np.where(found < 0, found * penalty, found / penalty)
-            if self._answer and (sampling.frequency_penalty or sampling.presence_penalty):
-                ids = np.fromiter(self._answer.keys(), np.intp, len(self._answer))
-                counts = np.fromiter(self._answer.values(), np.float32, len(self._answer))
-                logits[ids] -= counts * np.float32(sampling.frequency_penalty)
-                logits[ids] -= np.float32(sampling.presence_penalty)
-            logits[self._bias_ids] += self._biases
-        return np.clip(logits, -_FLOAT32_MAX, _FLOAT32_MAX, out=logits)
+        if sampling.repetition_penalty != 1 and self._seen:
+            ids = np.fromiter(self._seen, np.intp, len(self._seen))
+            found, penalty = logits[ids], np.float32(sampling.repetition_penalty)
+            with np.errstate(over="ignore"):
+                changed = np.where(found < 0, found * penalty, found / penalty)
+            logits[ids] = np.clip(changed, -_FLOAT32_MAX, _FLOAT32_MAX)
+        if self._answer and (sampling.frequency_penalty or sampling.presence_penalty):
+            ids = np.fromiter(self._answer.keys(), np.intp, len(self._answer))
+            counts = np.fromiter(self._answer.values(), np.float32, len(self._answer))
+            logits[ids] -= counts * np.float32(sampling.frequency_penalty)
+            logits[ids] -= np.float32(sampling.presence_penalty)
+        logits[self._bias_ids] += self._biases
+        return logits
 
     def _choose(self, logits: Floats) -> int:
         ids: Ids | None = None
@@ -131,15 +132,10 @@ class Sampler:
             kept = warper.keep(logits, sampling=self._sampling)
             if kept is not None:
                 logits = logits[kept]
-            at = self._pick(warper.weigh(logits, temperature=self._sampling.temperature))
+            weights = warper.weigh(logits, temperature=self._sampling.temperature)
+            at = warper.pick(weights, at=self._random.random())
             at = at if kept is None else int(kept[at])
         return at if ids is None else int(ids[at])
-
-    def _pick(self, weights: Floats) -> int:
-        """Return an index with a chance proportional to its weight; never one of no weight."""
-        mass = np.cumsum(weights, dtype=np.float64)
-        index = np.searchsorted(mass, self._random.random() * mass[-1], side="right")
-        return min(int(index), int(np.searchsorted(mass, mass[-1], side="left")))
 
     def _count(self, token: int) -> None:
         if self._grammar is not None:
