@@ -122,6 +122,42 @@ def test_bad_hyperparameters_are_named(
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["qwen3-moe", "lfm2-moe", "qwen3-next", "deepseek-v3"])
+def test_experts_that_transformers_stacked_are_the_same(name: str, tmp_path: Path) -> None:
+    model = FAMILIES[name](tmp_path / "each")
+    model.save_pretrained(tmp_path / "stacked", save_original_format=False)
+    each, stacked = open_checkpoint(tmp_path / "each"), open_checkpoint(tmp_path / "stacked")
+    assert len(load_file(tmp_path / "stacked" / "model.safetensors")) < len(
+        load_file(tmp_path / "each" / "model.safetensors")
+    )
+    for weight in each.weights:
+        np.testing.assert_array_equal(each.matrix(weight), stacked.matrix(weight))
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        ("qwen3-moe", {"num_local_experts": "num_experts"}),
+        ("qwen3-next", {}),
+        ("lfm2-moe", {"tie_word_embeddings": "tie_embedding"}),
+        ("deepseek-v3-plain", {}),
+    ],
+)
+def test_configs_as_they_were_first_published_say_the_same(
+    name: str, renamed: dict[str, str], tmp_path: Path
+) -> None:
+    """Rotary settings stood outside, without an object; some keys had other names."""
+    FAMILIES[name](tmp_path)
+    expected = open_checkpoint(tmp_path).declaration
+    config = json.loads((tmp_path / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    del rope["rope_type"]
+    config |= {"rope_scaling": None, **rope}
+    config = {renamed.get(key, key): value for key, value in config.items()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert open_checkpoint(tmp_path).declaration == expected
+
+
 def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     FAMILIES["lfm2-moe"](tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

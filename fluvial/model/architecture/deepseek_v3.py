@@ -20,7 +20,12 @@ from fluvial.model.architecture.declaration import (
     Rotary,
     declare_mlp,
 )
-from fluvial.model.architecture.expert import EXPERT_KEYS, declare_experts, refuse_extra_layers
+from fluvial.model.architecture.expert import (
+    EXPERT_KEYS,
+    declare_experts,
+    name_experts,
+    refuse_extra_layers,
+)
 from fluvial.model.architecture.family import Family
 from fluvial.model.architecture.field import MAX_HEAD_WIDTH, MAX_HEADS, Fields
 from fluvial.model.architecture.llama import declare_decoder, read_layers
@@ -169,6 +174,7 @@ FAMILY = Family(
             "kv_down": "self_attn.kv_a_proj_with_mqa.weight",
             "kv_down_norm": "self_attn.kv_a_layernorm.weight",
             "kv_up": "self_attn.kv_b_proj.weight",
+            **name_experts("mlp.experts"),
             "router_bias": "mlp.gate.e_score_correction_bias",
             "shared_gate": "mlp.shared_experts.gate_proj.weight",
             "shared_up": "mlp.shared_experts.up_proj.weight",

@@ -1,10 +1,14 @@
 """Read what families with a mixture of experts have in common."""
 
-from typing import Literal
+from typing import Literal, cast
 
-from fluvial.model.architecture.declaration import Experts, Mlp, Router
+import numpy as np
+from numpy.typing import NDArray
+
+from fluvial.model.architecture.declaration import Experts, Layer, Mlp, Router
 from fluvial.model.architecture.family import DECODER_KEYS, Keys
 from fluvial.model.architecture.field import MAX_LAYERS, Fields
+from fluvial.model.architecture.name import Rows, Sources, Stacked
 
 MAX_EXPERTS = 4096
 
@@ -69,3 +73,25 @@ def _count_experts(fields: Fields) -> int:
     """Read the number of experts: `transformers` 5 renamed it in some families."""
     renamed = fields.get("experts") is None and fields.get("local_experts") is not None
     return fields.count("local_experts" if renamed else "experts", at_most=MAX_EXPERTS)
+
+
+def name_experts(
+    before: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> dict[str, Sources]:
+    """Return the sources of experts in folders: one tensor each, or stacked by `transformers`."""
+    return {
+        "experts_gate": (Stacked(f"{before}.{{e}}.{gate}.weight"), _choose_half(before, 0)),
+        "experts_up": (Stacked(f"{before}.{{e}}.{up}.weight"), _choose_half(before, 1)),
+        "experts_down": (Stacked(f"{before}.{{e}}.{down}.weight"), f"{before}.down_proj"),
+    }
+
+
+def _choose_half(before: str, half: int) -> Rows:
+    """Return the gates (0) or the ups (1) of `gate_up_proj` [count, 2 * width, inputs]."""
+
+    def choose(layer: Layer) -> NDArray[np.int64]:
+        experts = cast(Experts, layer.mlp)
+        rows = np.arange(experts.count * 2 * experts.width, dtype=np.int64)
+        return rows.reshape(experts.count, 2, -1)[:, half].reshape(-1)
+
+    return Rows(f"{before}.gate_up_proj", choose)

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 from fluvial.model.architecture import lfm2
 from fluvial.model.architecture.declaration import Declaration, declare_mlp
-from fluvial.model.architecture.expert import EXPERT_KEYS, declare_experts
+from fluvial.model.architecture.expert import EXPERT_KEYS, declare_experts, name_experts
 from fluvial.model.architecture.family import Family
 from fluvial.model.architecture.field import Fields
-from fluvial.model.architecture.name import Stacked
 
 
 def declare(fields: Fields) -> Declaration:
@@ -45,9 +44,7 @@ FAMILY = Family(
         {
             "router": "feed_forward.gate.weight",
             "router_bias": "feed_forward.expert_bias",
-            "experts_gate": Stacked("feed_forward.experts.{e}.w1.weight"),
-            "experts_up": Stacked("feed_forward.experts.{e}.w3.weight"),
-            "experts_down": Stacked("feed_forward.experts.{e}.w2.weight"),
+            **name_experts("feed_forward.experts", gate="w1", up="w3", down="w2"),
         }
     ),
 )

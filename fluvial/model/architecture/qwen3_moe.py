@@ -5,6 +5,7 @@ from fluvial.model.architecture.expert import (
     EXPERT_KEYS,
     declare_experts,
     list_sparse_layers,
+    name_experts,
     refuse_extra_layers,
 )
 from fluvial.model.architecture.family import Family
@@ -14,6 +15,7 @@ from fluvial.model.architecture.llama import (
     declare_decoder_attention,
     read_layers,
 )
+from fluvial.model.architecture.name import CONFIG
 
 
 def declare(fields: Fields) -> Declaration:
@@ -39,4 +41,5 @@ FAMILY = Family(
     config="qwen3_moe",
     declare=declare,
     keys={**EXPERT_KEYS, "windowed": (None, "use_sliding_window")},
+    config_names=CONFIG.extend(name_experts("mlp.experts")),
 )

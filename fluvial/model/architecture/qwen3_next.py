@@ -5,8 +5,7 @@ gate in each head, and norms hold their weight less one (but for the one inside 
 llama.cpp's converter undoes the first but for b and a, keeps the second, and undoes the third.
 """
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +24,19 @@ from fluvial.model.architecture.expert import (
     EXPERT_KEYS,
     declare_experts,
     list_sparse_layers,
+    name_experts,
     refuse_extra_layers,
 )
 from fluvial.model.architecture.family import Family
 from fluvial.model.architecture.field import MAX_HEAD_WIDTH, MAX_HEADS, Fields
+from fluvial.model.architecture.interleave import choose_delta, choose_q
 from fluvial.model.architecture.llama import declare_decoder, read_heads, read_layers
-from fluvial.model.architecture.name import CONFIG, GGUF, Rows, Values, add_one
+from fluvial.model.architecture.name import CONFIG, GGUF, Values, add_one
 from fluvial.model.architecture.rope import declare_rotary
 
 LINEAR, FULL = "linear_attention", "full_attention"
 DEFAULT_INTERVAL = 4
 DEFAULT_ROTARY_SHARE = 0.25
-
-Indices = NDArray[np.int64]
 
 
 def declare(fields: Fields) -> Declaration:
@@ -136,45 +135,6 @@ def _read_value_width(fields: Fields, value_heads: int) -> int:
     return values // value_heads
 
 
-def _choose_q(name: str, *, gate: bool) -> Rows:
-    """Return one half of each head of q_proj: q itself, or its gate."""
-
-    def choose(layer: Layer) -> Indices:
-        attention = cast(Attention, layer.mixer)
-        rows = np.arange(2 * attention.heads * attention.head_width, dtype=np.int64)
-        return rows.reshape(attention.heads, 2, -1)[:, int(gate)].reshape(-1)
-
-    return Rows(name, choose)
-
-
-def _choose_delta(
-    name: str, split: Callable[[GatedDelta], list[int]], parts: Sequence[int]
-) -> Rows:
-    """Return the rows of some parts of a projection that is interleaved by key head.
-
-    `split` says how many rows each part has in a key head; of the `parts` named, one comes whole
-    after another.
-    """
-
-    def choose(layer: Layer) -> Indices:
-        delta = cast(GatedDelta, layer.mixer)
-        widths = split(delta)
-        rows = np.arange(delta.key_heads * sum(widths), dtype=np.int64)
-        separate = np.split(rows.reshape(delta.key_heads, -1), np.cumsum(widths)[:-1], axis=1)
-        return np.concatenate([separate[part].reshape(-1) for part in parts])
-
-    return Rows(name, choose)
-
-
-def _split_qkvz(delta: GatedDelta) -> list[int]:
-    values = delta.value_heads // delta.key_heads * delta.value_width
-    return [delta.key_width, delta.key_width, values, values]
-
-
-def _split_ba(delta: GatedDelta) -> list[int]:
-    return [delta.value_heads // delta.key_heads] * 2
-
-
 def _take_log(_: Layer | None, arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Undo llama.cpp's -exp(A_log)."""
     if not (arrays[0] < 0).all():
@@ -182,16 +142,7 @@ def _take_log(_: Layer | None, arrays: Sequence[NDArray[np.float32]]) -> NDArray
     return np.log(-arrays[0])
 
 
-def _name_delta(qkvz: str, ba: str) -> dict[str, Rows]:
-    return {
-        "delta_qkv": _choose_delta(qkvz, _split_qkvz, (0, 1, 2)),
-        "delta_z": _choose_delta(qkvz, _split_qkvz, (3,)),
-        "delta_b": _choose_delta(ba, _split_ba, (0,)),
-        "delta_a": _choose_delta(ba, _split_ba, (1,)),
-    }
-
-
-_GGUF_DELTA = _name_delta("ssm_in.weight", "ssm_ba.weight")
+_GGUF_DELTA = choose_delta("ssm_in.weight", "ssm_ba.weight")
 
 FAMILY = Family(
     gguf="qwen3next",
@@ -215,8 +166,8 @@ FAMILY = Family(
     gguf_names=GGUF.extend(
         {
             "mlp_norm": "post_attention_norm.weight",
-            "q": _choose_q("attn_q.weight", gate=False),
-            "q_gate": _choose_q("attn_q.weight", gate=True),
+            "q": choose_q("attn_q.weight", gate=False),
+            "q_gate": choose_q("attn_q.weight", gate=True),
             # Older files keep the interleaved projection under the name ssm_in.
             "delta_qkv": ("attn_qkv.weight", _GGUF_DELTA["delta_qkv"]),
             "delta_z": ("attn_gate.weight", _GGUF_DELTA["delta_z"]),
@@ -235,14 +186,15 @@ FAMILY = Family(
             "mlp_norm": add_one("post_attention_layernorm.weight"),
             "q_norm": add_one("self_attn.q_norm.weight"),
             "k_norm": add_one("self_attn.k_norm.weight"),
-            "q": _choose_q("self_attn.q_proj.weight", gate=False),
-            "q_gate": _choose_q("self_attn.q_proj.weight", gate=True),
-            **_name_delta("linear_attn.in_proj_qkvz.weight", "linear_attn.in_proj_ba.weight"),
+            "q": choose_q("self_attn.q_proj.weight", gate=False),
+            "q_gate": choose_q("self_attn.q_proj.weight", gate=True),
+            **choose_delta("linear_attn.in_proj_qkvz.weight", "linear_attn.in_proj_ba.weight"),
             "conv": "linear_attn.conv1d.weight",
             "decay": "linear_attn.A_log",
             "decay_bias": "linear_attn.dt_bias",
             "delta_norm": "linear_attn.norm.weight",
             "delta_out": "linear_attn.out_proj.weight",
+            **name_experts("mlp.experts"),
             "shared_gate": "mlp.shared_expert.gate_proj.weight",
             "shared_up": "mlp.shared_expert.up_proj.weight",
             "shared_down": "mlp.shared_expert.down_proj.weight",
