@@ -27,6 +27,7 @@ PACKAGE_DIR = Path(__file__).parent
 SOURCE_DIR = PACKAGE_DIR / "source"
 
 COMPILE_TIMEOUT_S = 600
+KEPT_LIBRARIES = 8
 # No fused or reordered arithmetic that the source does not ask for: one result on every path.
 FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"),
@@ -35,7 +36,7 @@ FLAGS = (
 # Sessions share one operator domain, so the library stays loaded when the last of them closes.
 LINK_FLAGS = (
     *("-shared", "-pthread"),
-    *(("-Wl,-z,nodelete",) if platform.system() == "Linux" else ()),
+    *(("-Wl,-z,nodelete", "-Wl,-z,defs") if platform.system() == "Linux" else ()),
 )
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = (
@@ -73,13 +74,31 @@ def compile_library(folder: Path, *, compiler: "Compiler | None" = None) -> Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as fresh:
-            library = _compile(compiler, Path(fresh))
+            source = _copy_source(Path(fresh))
+            library = _compile(compiler, source, Path(fresh))
             content = _hash_bytes(library.read_bytes())
-            path = folder / f"libfluvial-{hash_source()}-{compiler.key}-{content}.so"
+            path = folder / f"libfluvial-{hash_source(source)}-{compiler.key}-{content}.so"
             os.replace(library, path)
+        _prune(folder)
     except OSError as error:
         raise EngineError(f"the native operators can't be written to {folder}: {error}") from None
     return path
+
+
+def _copy_source(folder: Path) -> Path:
+    """Copy the source, so that what is compiled is what is hashed, though someone edits it."""
+    source = folder / "source"
+    source.mkdir()
+    for path in _list_source(SOURCE_DIR):
+        (source / path.name).write_bytes(path.read_bytes())
+    return source
+
+
+def _prune(folder: Path) -> None:
+    """Delete all but the newest libraries; one that is in use stays loaded."""
+    made = sorted(folder.glob("libfluvial-*.so"), key=lambda path: path.lstat().st_mtime)
+    for path in made[:-KEPT_LIBRARIES]:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -90,15 +109,19 @@ class Compiler:
     key: str
 
 
-def hash_source() -> str:
+def hash_source(folder: Path | None = None) -> str:
     """Return a hash of the C source, the flags and the kind of machine."""
     state = hashlib.sha256(
         repr((FLAGS, LINK_FLAGS, VARIANTS, platform.system(), _machine())).encode()
     )
-    for path in sorted([*SOURCE_DIR.glob("*.c"), *SOURCE_DIR.glob("*.h")]):
+    for path in _list_source(folder or SOURCE_DIR):
         content = path.read_bytes()
         state.update(f"{path.name} {len(content)} ".encode() + content)
     return state.hexdigest()[:24]
+
+
+def _list_source(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.c"), *folder.glob("*.h")])
 
 
 def _hash_bytes(content: bytes) -> str:
@@ -141,9 +164,9 @@ def _explain_missing_compiler() -> str:
     )
 
 
-def _compile(compiler: Compiler, folder: Path) -> Path:
+def _compile(compiler: Compiler, source: Path, folder: Path) -> Path:
     library = folder / "libfluvial.so"
-    jobs = list(_list_objects(folder))
+    jobs = list(_list_objects(source, folder))
     objects = [str(path) for path, _ in jobs]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         done = [pool.submit(_call, compiler, *given, "-o", str(path)) for path, given in jobs]
@@ -153,12 +176,12 @@ def _compile(compiler: Compiler, folder: Path) -> Path:
     return library
 
 
-def _list_objects(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def _list_objects(source: Path, folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield (object file, arguments that make it); kernels once per variant."""
-    base = [*FLAGS, f'-DSOURCE_HASH="{hash_source()}"', f"-I{SOURCE_DIR}", "-c"]
+    base = [*FLAGS, f'-DSOURCE_HASH="{hash_source(source)}"', f"-I{source}", "-c"]
     on_x86 = _machine() in ("x86_64", "amd64")
     variants = VARIANTS if on_x86 else {"plain": ()}
-    for path in sorted(SOURCE_DIR.glob("*.c")):
+    for path in sorted(source.glob("*.c")):
         if not path.stem.startswith("kernel_"):
             yield folder / f"{path.stem}.o", [*base, str(path)]
             continue

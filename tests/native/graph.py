@@ -40,7 +40,9 @@ def open_operator(
     """Open a session of one node; an input of None is left out."""
     given = {key: value for key, value in inputs.items() if value is not None}
     names = [key if value is not None else "" for key, value in inputs.items()]
-    node = helper.make_node(name, names, list(outputs), domain="fluvial", **(attributes or {}))
+    node = helper.make_node(name, names, list(outputs), domain="fluvial")
+    # not as keywords: operators have attributes called `inputs` and `outputs`
+    node.attribute.extend(helper.make_attribute(k, v) for k, v in (attributes or {}).items())
     graph = helper.make_graph(
         [node],
         "one",

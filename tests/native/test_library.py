@@ -145,6 +145,21 @@ def test_cache_that_is_a_file_says_so(source: Path, tmp_path: Path) -> None:
         ensure(tmp_path)
 
 
+def test_unresolved_name_is_an_error_of_the_compiler(source: Path, tmp_path: Path) -> None:
+    (source / "one.c").write_text("int answer(void);\nint ask(void) { return answer(); }\n")
+    with pytest.raises(EngineError, match="undefined reference"):
+        ensure(tmp_path)
+
+
+def test_old_libraries_go(source: Path, tmp_path: Path) -> None:
+    for number in range(library.KEPT_LIBRARIES + 2):
+        (source / "one.h").write_text(f"int answer(void); /* {number} */\n")
+        newest = ensure(tmp_path)
+    names = list_files(tmp_path / "cache")
+    assert len(names) == library.KEPT_LIBRARIES
+    assert newest.name in names
+
+
 def test_two_processes_may_compile_at_once(source: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from fluvial.native import library\n"
