@@ -3,6 +3,7 @@
 from fluvial.engine.prefix import Origin, PrefixStore
 from fluvial.engine.protocol import Decoder
 from fluvial.engine.sequence import Sequence
+from fluvial.engine.spill import digest
 
 
 class Memory:
@@ -82,4 +83,4 @@ class Memory:
 
 def origin_of(row: Sequence) -> Origin:
     """Tell whose the cache of a row is."""
-    return Origin(lane=row.lane, owner=row.request.owner, key=row.key)
+    return Origin(lane=digest(row.lane), owner=row.request.owner, key=row.key)

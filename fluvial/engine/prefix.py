@@ -10,6 +10,7 @@ Rules of reuse, each of which guards correctness or privacy:
 - What is thrown out goes to disk where there is one (see spill.py), and comes back from there.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,15 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluvial.engine.protocol import Decoder
-from fluvial.engine.spill import Spill
+from fluvial.engine.spill import Spill, digest
 from fluvial.errors import FluvialError
+
+CLOSING_S = 10.0
+"""How long an end may be held up by what is still to be written."""
 
 Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Origin:
-    """Whose a cache is, and the adapter key that computed it."""
+    """Whose a cache is, and the adapter key that computed it. `lane` is a digest (spill.py)."""
 
     lane: str
     owner: str
@@ -121,15 +125,21 @@ class PrefixStore:
 
     def forget(self, lane: str) -> None:
         """Throw out the caches of `lane`, from disk too."""
-        for entry in [each for each in self._entries.values() if each.origin.lane == lane]:
+        name = digest(lane)
+        for entry in [each for each in self._entries.values() if each.origin.lane == name]:
             self._remove(entry)
         if self._spill is not None:
-            self._spill.forget(lane)
+            self._spill.forget(name)
 
     def close(self) -> None:
-        """Send all to disk, where there is one."""
-        while self.drop_oldest():
-            pass
+        """Send to disk what can be written in `CLOSING_S`, the last used first; release all."""
+        end_s = time.monotonic() + CLOSING_S
+        for entry in reversed(list(self._entries.values())):
+            if self._spill is not None and time.monotonic() < end_s:
+                self._throw_out(entry)
+                self._spill.flush()
+            else:
+                self._remove(entry)
 
     def _find(self, wanted: Tokens, *, origin: Origin) -> tuple[_Entry | None, int]:
         best, most = None, 0
@@ -160,7 +170,7 @@ class PrefixStore:
             return False
         if cache is None:
             return False
-        origin = Origin(lane=found.lane or origin.lane, owner=origin.owner, key=origin.key)
+        origin = Origin(lane=found.kept.lane, owner=origin.owner, key=origin.key)
         held = np.asarray(kept_tokens, np.int32)
         self._add(_Entry(origin=origin, cache=cache, tokens=held, used_s=now_s))
         return True

@@ -3,9 +3,9 @@
     folder/<digest of owner, checkpoint, adapter key and tokens>.safetensors
 
 Each file holds what the decoder exported and the tokens it stands for; its header names the format,
-the checkpoint, the engine's version and the lane (hashed). Files are private (mode 600), are lost
-without harm, and are deleted when they are damaged, of another checkpoint or version, or the least
-lately used over the budget. Writing happens on a thread of its own.
+the checkpoint, the engine's version and the lane (its digest). Files are private (mode 600), are
+lost without harm, and are deleted when they are damaged, of another checkpoint or version, or the
+least lately used over the budget. Writing happens on a thread of its own.
 """
 
 import contextlib
@@ -47,11 +47,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class Kept:
-    """A prefix on disk, or on its way there (then `tensors` are still in memory)."""
+    """A prefix on disk, or on its way there (then `tensors` are still in memory).
+
+    `lane` is a digest. `chain` holds the digest of every whole link, one after another.
+    """
 
     name: str
     salt: str
-    lane_hash: str
+    lane: str
     chain: str
     size_bytes: int
     tensors: Tensors | None = None
@@ -64,7 +67,6 @@ class Found:
 
     kept: Kept
     common_tokens: int
-    lane: str | None
 
 
 class Spill:
@@ -77,7 +79,6 @@ class Spill:
         self._version = version
         self._budget_bytes = budget_bytes
         self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._lanes: dict[str, str] = {}
         self._pending: deque[Kept] = deque()
         self._writing = False
         self._closing = False
@@ -101,13 +102,15 @@ class Spill:
         owner: str,
         key: str | None,
     ) -> None:
-        """Keep what `export` gives for `tokens`; not asked where that is known or too short."""
+        """Keep what `export` gives for `tokens`; not asked where that is known or too short.
+
+        `lane` is a digest: it goes into the file as it is.
+        """
         if len(tokens) < LEAST_TOKENS:
             return
         salt = self._salt(owner, key)
         links, name = _chain(tokens, salt)
         with self._changed:
-            self._lanes[_hash(lane)] = lane
             known = self._kept.get(name)
             if known is not None:
                 self._touch(known)
@@ -120,7 +123,7 @@ class Spill:
         kept = Kept(
             name=name,
             salt=salt,
-            lane_hash=_hash(lane),
+            lane=lane,
             chain=links,
             size_bytes=size,
             tensors=tensors,
@@ -143,7 +146,7 @@ class Spill:
         common = _count_links(best.chain, links) * LINK_TOKENS
         if common == 0:
             return None
-        return Found(kept=best, common_tokens=common, lane=self._lanes.get(best.lane_hash))
+        return Found(kept=best, common_tokens=common)
 
     def load(self, found: Found) -> tuple[list[int], Tensors] | None:
         """Read a prefix; None, and it is deleted, where it is damaged or gone."""
@@ -171,12 +174,10 @@ class Spill:
             self._drop(found.kept)
 
     def forget(self, lane: str) -> None:
-        """Delete every prefix of `lane`; once this returns, none is on disk."""
-        lane_hash = _hash(lane)
+        """Delete every prefix of `lane`, a digest; once this returns, none is on disk."""
         with self._changed:
-            for kept in [each for each in self._kept.values() if each.lane_hash == lane_hash]:
+            for kept in [each for each in self._kept.values() if each.lane == lane]:
                 self._drop(kept)
-            self._lanes.pop(lane_hash, None)
             self._changed.wait_for(lambda: not self._writing)
 
     def flush(self) -> None:
@@ -228,7 +229,7 @@ class Spill:
             "checkpoint": self._checkpoint,
             "version": self._version,
             "salt": kept.salt,
-            "lane": kept.lane_hash,
+            "lane": kept.lane,
             "chain": kept.chain,
             "crc32": str(_checksum(arrays)),
         }
@@ -270,11 +271,11 @@ class Spill:
         texts = [header.get(name) for name in ("salt", "lane", "chain")]
         if header.get("checkpoint") != self._checkpoint or not all(texts):
             return None
-        salt, lane_hash, chain = (str(text) for text in texts)
+        salt, lane, chain = (str(text) for text in texts)
         return Kept(
             name=path.stem,
             salt=salt,
-            lane_hash=lane_hash,
+            lane=lane,
             chain=chain,
             size_bytes=path.stat().st_size,
         )
@@ -282,7 +283,7 @@ class Spill:
     def _drop_beginnings(self, longer: Kept) -> None:
         """Drop what `longer` holds too; call with the lock."""
         for kept in [each for each in self._kept.values() if each.salt == longer.salt]:
-            if kept.lane_hash == longer.lane_hash and longer.chain.startswith(kept.chain):
+            if kept.lane == longer.lane and longer.chain.startswith(kept.chain):
                 self._drop(kept)
 
     def _enforce_budget(self) -> None:
@@ -310,7 +311,7 @@ class Spill:
                 os.utime(self._folder / f"{kept.name}.safetensors")
 
     def _salt(self, owner: str, key: str | None) -> str:
-        return _hash(json.dumps([self._checkpoint, owner, key]))
+        return digest(json.dumps([self._checkpoint, owner, key]))
 
 
 def _chain(tokens: NDArray[np.int32], salt: str) -> tuple[str, str]:
@@ -327,11 +328,21 @@ def _chain(tokens: NDArray[np.int32], salt: str) -> tuple[str, str]:
 
 
 def _count_links(left: str, right: str) -> int:
-    count = len(os.path.commonprefix([left, right]))
-    return count // _LINK_CHARS
+    """Count the links that are the same; each stands for all tokens up to its end."""
+
+    def same(count: int) -> bool:
+        at = slice(_LINK_CHARS * (count - 1), _LINK_CHARS * count)
+        return left[at] == right[at]
+
+    low, high = 0, min(len(left), len(right)) // _LINK_CHARS
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if same(middle) else (low, middle - 1)
+    return low
 
 
-def _hash(text: str) -> str:
+def digest(text: str) -> str:
+    """Return a name for `text` that doesn't tell it."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

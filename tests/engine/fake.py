@@ -133,7 +133,11 @@ class FakeDecoder:
                 raise ContextLengthError("no room was reserved")
         if self.record:
             self.threads.add(threading.get_ident())
-        self.gate(asked)
+        try:
+            self.gate(asked)
+        except BaseException:
+            self._break_off(parts)
+            raise
         if self.record:
             self.steps.append(asked)
         return [self._append(part) for part in parts]
@@ -221,6 +225,13 @@ class FakeDecoder:
     def logits(self, cache: FakeCache) -> np.ndarray:
         """Derive logits of all that the cache holds."""
         return draw_logits(mix(self._entries(cache), cache.state), self.vocab_size)
+
+    def _break_off(self, parts: Sequence[Part]) -> None:
+        """Leave a step half done, as a fault may: one sequence further, all states damaged."""
+        self._append(parts[0])
+        for part in parts:
+            if self.recurrent:
+                part.cache.state = absorb(part.cache.state, 12_345)
 
     def _append(self, part: Part) -> np.ndarray:
         cache, key = part.cache, part.adapter.key if part.adapter else None

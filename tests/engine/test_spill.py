@@ -55,7 +55,7 @@ def test_what_was_put_comes_back_from_memory_and_from_disk(open_spill: Open, tmp
         wait()
         found = spill.find([*TOKENS.tolist(), 5, 6], owner="me", key=None)
         assert found is not None
-        assert (found.common_tokens, found.lane) == (96, "a")
+        assert (found.common_tokens, found.kept.lane) == (96, "a")
         loaded = spill.load(found)
         assert loaded is not None
         assert loaded[0] == TOKENS.tolist()
@@ -242,3 +242,27 @@ def test_what_waits_for_a_slow_disk_is_bounded(open_spill: Open, monkeypatch: py
     spill = open_spill()
     put(spill)
     assert look(spill) == 0
+
+
+@given(
+    left=st.lists(st.integers(0, 2), max_size=90), right=st.lists(st.integers(0, 2), max_size=90)
+)
+def test_links_in_common_are_the_whole_ones(left: list[int], right: list[int]):
+    right = left[:50] + right
+    arrays = [np.array(tokens, np.int32) for tokens in (left, right)]
+    chains = [module._chain(tokens, "salt") for tokens in arrays]
+    common = next(
+        (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)),
+    )
+    assert module._count_links(chains[0][0], chains[1][0]) == common // module.LINK_TOKENS
+    assert (chains[0][1] == chains[1][1]) == (left == right)
+
+
+def test_names_do_not_tell_what_they_stand_for(open_spill: Open, tmp_path: Path):
+    spill = open_spill()
+    put(spill, owner="a name", lane=module.digest("sess_1"))
+    spill.close()
+    (file,) = files(tmp_path)
+    assert b"a name" not in file.read_bytes()
+    assert b"sess_1" not in file.read_bytes()

@@ -12,6 +12,7 @@ from fluvial.engine.generation import Generation, Request
 from fluvial.engine.prefix import PrefixStore
 from fluvial.engine.sampler import Sampler
 from fluvial.engine.scheduler import FairQueue
+from fluvial.engine.spill import digest
 from fluvial.errors import BusyError, EngineError
 from fluvial.model.adapter import Adapter
 from fluvial.types import Delta, Sampling
@@ -51,24 +52,32 @@ class FakeSpill:
             if (each["owner"], each["key"]) == (owner, key):
                 common = count_common(each["tokens"], tokens)
                 if common and (best is None or common > best.common_tokens):
-                    best = FakeFound(each, common, each["lane"])
+                    best = FakeFound(FakeKept(lane=each["lane"], data=each), common)
         return best
 
     def load(self, found: "FakeFound") -> tuple[list[int], Any]:
-        return found.kept["tokens"], found.kept["tensors"]
+        return found.kept.data["tokens"], found.kept.data["tensors"]
 
     def discard(self, found: "FakeFound") -> None:
         raise AssertionError("nothing here is damaged")
+
+    def flush(self) -> None:
+        """Everything is written at once."""
 
     def forget(self, lane: str) -> None:
         self.kept = [each for each in self.kept if each["lane"] != lane]
 
 
 @dataclass
-class FakeFound:
-    kept: dict[str, Any]
-    common_tokens: int
+class FakeKept:
     lane: str
+    data: dict[str, Any]
+
+
+@dataclass
+class FakeFound:
+    kept: FakeKept
+    common_tokens: int
 
 
 @dataclass(eq=False)
@@ -207,9 +216,9 @@ class World:
 
     def forget(self, lane: str) -> None:
         self.batch.forget(lane)
-        for entry in self.prefixes._entries.values():
-            assert entry.origin.lane != lane
-        assert not self.disk or all(each["lane"] != lane for each in self.disk.kept)
+        name = digest(lane)
+        assert all(entry.origin.lane != name for entry in self.prefixes._entries.values())
+        assert not self.disk or all(each["lane"] != name for each in self.disk.kept)
 
     def step(self) -> None:
         """One step of the batch, then every check."""

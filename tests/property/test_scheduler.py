@@ -185,3 +185,35 @@ def test_lone_long_prompt_does_not_hold_up_answers() -> None:
             break
         counts.append(len(quick.generation._deltas))
     assert all(later == earlier + 1 for earlier, later in pairwise(counts))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_large_request_is_not_starved_by_a_stream_of_small_ones(recurrent: bool) -> None:
+    """It needs nearly all pages; small ones keep coming, more than can ever run."""
+    world = World(pages=10, page_tokens=4, context=40, lanes=3, recurrent=recurrent)
+    for _ in range(20):
+        world.ask([1, 2, 3], lane="lane 1", limit=12, seed=world.steps)
+        world.step()
+    large = world.ask([3 + n % 5 for n in range(34)], lane="lane 0", limit=5)[0]
+    steps = 0
+    while not large.generation.ended:
+        while world.ask([1, 2, 3], lane=f"lane {1 + steps % 2}", limit=12, seed=world.steps):
+            pass
+        world.step()
+        steps += 1
+        assert steps < 200
+    world.settle()
+
+
+def test_running_out_of_pages_never_stops_the_oldest() -> None:
+    world = World(pages=12, page_tokens=4, context=48, batch_limit=4, step_tokens=16)
+    asked = [world.ask([n + 1] * 5, lane=f"lane {n}", limit=40, seed=n)[0] for n in range(4)]
+    done: list[int] = []
+    while world.alive:
+        before = {id(row.generation): row.cache is not None for row in world.batch.rows}
+        world.step()
+        running = [row for row in world.batch.rows if id(row.generation) in before]
+        assert not running or running[0].cache is not None
+        done += [n for n, each in enumerate(asked) if each.generation.ended and n not in done]
+    assert len(done) == 4
+    world.settle()
