@@ -62,7 +62,7 @@ class Layer:
     def attributes(self) -> dict[str, Any]:
         case = self.case
         return {
-            "inputs": INPUTS,
+            "in_width": INPUTS,
             "width": WIDTH,
             "count": case.count,
             "active": case.active,

@@ -4,7 +4,7 @@
    gate_up and down, packed (linear.h), one matrix per expert one after another. gate_up gives
    2 * width outputs, the gate's first.
 
-   Attributes: inputs, width, count, active, score (0 softmax, 1 sigmoid), normalise, groups,
+   Attributes: in_width, width, count, active, score (0 softmax, 1 sigmoid), normalise, groups,
    active_groups, scale, activation (0 silu, 1 gelu in its tanh form), and for both stacks
    gate_up_bits, gate_up_has_minimum, gate_up_scale_bytes, down_bits, ...
 
@@ -79,7 +79,7 @@ static void read_matrix(Info *info, const char *name, int64_t inputs, int64_t ou
 static void *create(Info *info) {
     Experts *experts = calloc(1, sizeof *experts);
     if (experts == NULL) return NULL;
-    experts->inputs = attribute_int(info, "inputs", 1, 1 << 20);
+    experts->inputs = attribute_int(info, "in_width", 1, 1 << 20);
     experts->width = attribute_int(info, "width", 1, 1 << 20);
     experts->activation = (int)attribute_int_or(info, "activation", 0, 0, 1);
     Router *router = &experts->router;
