@@ -12,6 +12,8 @@ import gguf
 import numpy as np
 from transformers import PreTrainedModel
 
+from tests.tiny import MERGES, SPECIALS, list_byte_letters
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -23,10 +25,11 @@ _ARCHITECTURES = {
 
 
 def write_gguf(model: PreTrainedModel, path: Path) -> Path:
-    """Write the float32 model to `path`: hyperparameters and tensors, no tokenizer."""
+    """Write the float32 model to `path`: hyperparameters, tensors and a tokenizer."""
     config = model.config
     architecture = _ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(str(path), gguf.MODEL_ARCH_NAMES[architecture])
+    add_tokenizer(writer, config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -41,6 +44,21 @@ def write_gguf(model: PreTrainedModel, path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
+    """Write a byte-level tokenizer of `size` tokens, so that llama.cpp can run the file."""
+    tokens = [*SPECIALS, *list_byte_letters(), *(merge.replace(" ", "") for merge in MERGES)]
+    unused = [f"[unused {index}]" for index in range(size - len(tokens))]
+    kinds = gguf.TokenType
+    normal = [kinds.NORMAL] * (len(tokens) - len(SPECIALS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*tokens, *unused])
+    writer.add_token_types([kinds.CONTROL] * len(SPECIALS) + normal + [kinds.UNUSED] * len(unused))
+    writer.add_token_merges(list(MERGES))
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
 
 
 def _add_plain(writer: gguf.GGUFWriter, config: Any) -> None:

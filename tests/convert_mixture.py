@@ -1,7 +1,7 @@
 """Write a saved tiny model with experts as GGUF, the way llama.cpp's converter does.
 
 Beside `convert`: these families transform more. Tensors get their names from the `gguf` package's
-own map. A tokenizer is written too, so that llama.cpp itself can run the file.
+own map.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tests.tiny import MERGES, SPECIALS, list_byte_letters
+from tests.convert import add_tokenizer
 
 Array = NDArray[np.float32]
 Named = Iterator[tuple[str, Array]]
@@ -30,7 +30,7 @@ def write_gguf(model: PreTrainedModel, path: Path, *, legacy: bool = False) -> P
     config = model.config
     architecture = _ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(str(path), gguf.MODEL_ARCH_NAMES[architecture])
-    _add_tokenizer(writer, config.vocab_size)
+    add_tokenizer(writer, config.vocab_size)
     _add_decoder(writer, config)
     _ADD[config.model_type](writer, config)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
@@ -42,20 +42,6 @@ def write_gguf(model: PreTrainedModel, path: Path, *, legacy: bool = False) -> P
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
-    tokens = [*SPECIALS, *list_byte_letters(), *(merge.replace(" ", "") for merge in MERGES)]
-    unused = [f"[unused {index}]" for index in range(size - len(tokens))]
-    kinds = gguf.TokenType
-    normal = [kinds.NORMAL] * (len(tokens) - len(SPECIALS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*tokens, *unused])
-    writer.add_token_types([kinds.CONTROL] * len(SPECIALS) + normal + [kinds.UNUSED] * len(unused))
-    writer.add_token_merges(list(MERGES))
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(2)
 
 
 def _add_decoder(writer: gguf.GGUFWriter, config: Any) -> None:

@@ -14,8 +14,21 @@ from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.module import AdapterTensors, Module
 from tests.convert import write_gguf
 from tests.families import FAMILIES, create_random_adapter, merge_adapter
+from tests.llama_cpp import predict
 
 Saved = tuple[PreTrainedModel, Checkpoint, Module]
+FILES = (
+    "llama",
+    "llama-tied",
+    "llama-llama3",
+    "llama-linear",
+    "llama-yarn",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+    "gemma3-capped",
+    "lfm2",
+)
 IDS = torch.arange(7, 127) * 5 % 300
 
 
@@ -85,21 +98,7 @@ def _to_torch(tensors: dict[str, np.ndarray]) -> AdapterTensors:
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "llama",
-        "llama-tied",
-        "llama-llama3",
-        "llama-linear",
-        "llama-yarn",
-        "qwen2",
-        "qwen3",
-        "gemma3",
-        "gemma3-capped",
-        "lfm2",
-    ],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_gguf_gives_the_same_model_as_the_folder(name: str, tmp_path: Path) -> None:
     model = FAMILIES[name](tmp_path / "folder")
     path = write_gguf(model, tmp_path / "model.gguf")
@@ -108,6 +107,16 @@ def test_gguf_gives_the_same_model_as_the_folder(name: str, tmp_path: Path) -> N
     assert from_file.weights.keys() == from_folder.weights.keys()
     module = Module(from_file)
     assert _differ(module.logits(module.read(IDS)[0]), _reference(model)) < 1e-4
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_llama_cpp_reads_the_files_alike(name: str, tmp_path: Path) -> None:
+    """The files that the test above trusts are what llama.cpp understands by these names."""
+    path = write_gguf(FAMILIES[name](tmp_path / "folder"), tmp_path / "model.gguf")
+    found = torch.tensor(predict(path, IDS[:70].tolist(), vocab_size=300))
+    module = Module(open_checkpoint(path))
+    expected = module.logits(module.read(IDS[:70])[0])[-1].log_softmax(-1)
+    assert _differ(found, expected) < 1e-4
 
 
 def _round(declaration: Declaration) -> str:

@@ -1,9 +1,6 @@
 """GGUF files of families with experts: the same model as the folder, and as llama.cpp reads it."""
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -18,6 +15,7 @@ from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.module import Module
 from tests.convert_mixture import write_gguf
 from tests.families import FAMILIES
+from tests.llama_cpp import predict
 
 IDS = torch.arange(7, 127) * 5 % 300
 FILES = ("lfm2-moe", "qwen3-moe", "qwen3-next", "deepseek-v3")
@@ -99,47 +97,16 @@ def test_a_lost_half_of_keys_and_values_is_named(lost: str, tmp_path: Path) -> N
         open_checkpoint(path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_llama_cpp_reads_the_files_alike(name: str, tmp_path: Path) -> None:
     """The files that the tests above trust are what llama.cpp understands by these names."""
-    pytest.importorskip("xllamacpp")
     model = FAMILIES[name](tmp_path / "folder")
     path = write_gguf(model, tmp_path / "model.gguf")
     ids = IDS[:40].tolist()
-    done = subprocess.run(
-        [sys.executable, "-c", _PEER, str(path), json.dumps(ids)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    found = torch.tensor(predict(path, ids, vocab_size=300))
     module = Module(open_checkpoint(path))
     expected = module.logits(module.read(torch.tensor(ids))[0])[-1].log_softmax(-1)
     assert float((found - expected).norm() / expected.norm()) < 1e-4
-
-
-_PEER = """
-import json, os, sys, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 256, 1, 0
-params.warmup = False
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-server = xllamacpp.Server(params)
-content = None
-for seed in range(50):  # The end of the text comes without probabilities: then draw again.
-    answer = server.handle_completions({"prompt": json.loads(sys.argv[2]), "n_predict": 1,
-        "n_probs": 300, "temperature": 1, "samplers": [], "seed": seed, "cache_prompt": False})
-    content = answer["choices"][0]["logprobs"]
-    if content:
-        break
-values = {each["id"]: each["logprob"] for each in content["content"][0]["top_logprobs"]}
-print(json.dumps([values[token] for token in range(300)]), flush=True)
-os._exit(0)
-"""
 
 
 def _change(path: Path, key: str, value: object) -> None:
