@@ -15,7 +15,7 @@ import numpy as np
 
 from fluvial.bench.machine import describe_machine, list_versions
 from fluvial.bench.peer import check_installed
-from fluvial.bench.plan import SEQUENCES, SIDES, Figure, Plan, list_options
+from fluvial.bench.plan import FIGURES, SEQUENCES, SIDES, Figure, Plan, list_options
 from fluvial.bench.process import Side, open_side
 from fluvial.bench.roofline import count_bytes
 from fluvial.bench.search import Settings, search
@@ -123,10 +123,7 @@ class ModelBench:
             "context": self._measure_context(),
             **self._measure_load(),
             "settings": {
-                side: {
-                    figure: self._best[side, figure] for figure in ("decode", "prefill", "batch8")
-                }
-                for side in SIDES
+                side: {figure: self._best[side, figure] for figure in FIGURES} for side in SIDES
             },
             "trials": trials,
         }
@@ -137,8 +134,7 @@ class ModelBench:
     def _choose_settings(self) -> list[dict[str, Any]]:
         cores = count_usable()
         told: list[dict[str, Any]] = []
-        figures: tuple[Figure, ...] = ("decode", "prefill", "batch8")
-        for figure in figures:
+        for figure in FIGURES:
             for side in SIDES:
                 options = list_options(
                     side, figure, plan=self._plan, cores=cores, threads=self._threads
@@ -154,19 +150,27 @@ class ModelBench:
         return told
 
     def _try(self, side: str, figure: Figure, settings: Settings) -> float:
-        plan = self._plan
-        if figure == "decode":
-            request = self._decode_series(side, tokens=plan.decode_tokens // 2)
-            context, sequences = plan.decode_tokens + plan.prompt_tokens, 1
-        elif figure == "prefill":
-            context = min(plan.prefill_trial_tokens, self._context_tokens - _MARGIN_TOKENS)
-            request = Series(side=side, do="prefill", values={"prompt": self._draw(context)})
-            sequences = 1
-        else:
-            request = self._batch_series(side, tokens=plan.batch_tokens // 2)
-            context, sequences = plan.batch_tokens + plan.prompt_tokens, SEQUENCES
+        request, context = self._request_trial(side, figure)
+        sequences = SEQUENCES if figure == "batch8" else 1
         with self._open(side, settings, context=context, sequences=sequences) as process:
-            return max(_ask(process, request) for _ in range(plan.tries))
+            return max(_ask(process, request) for _ in range(self._plan.tries))
+
+    def _request_trial(self, side: str, figure: Figure) -> tuple[Series, int]:
+        """Return what a trial asks for, shorter than a round, and how much context it needs."""
+        plan = self._plan
+        most = self._context_tokens - _MARGIN_TOKENS
+        if figure == "decode":
+            tokens = plan.decode_tokens // 2
+            return self._decode_series(side, tokens=tokens), plan.prompt_tokens + tokens
+        if figure == "batch8":
+            tokens = plan.batch_tokens // 2
+            return self._batch_series(side, tokens=tokens), plan.prompt_tokens + tokens
+        if figure == "prefill":
+            length = min(plan.prefill_trial_tokens, most)
+            prompt = {"prompt": self._draw(length)}
+            return Series(side=side, do="prefill", values=prompt), length
+        length = min(plan.context_trial_tokens, most)
+        return self._context_series(side, length), length
 
     def _measure_decode(self) -> dict[str, Any]:
         tokens = self._plan.decode_tokens
@@ -203,14 +207,12 @@ class ModelBench:
     def _measure_context(self) -> dict[str, Any]:
         """Measure decoding after few tokens and after many; the prompt is read once a side."""
         plan = self._plan
-        tokens = plan.context_decode_tokens
         long = min(plan.long_context_tokens, self._context_tokens - _MARGIN_TOKENS // 8)
         found: dict[int, dict[str, Any]] = {}
         for length in (plan.short_context_tokens, long):
-            values = {"prompt": self._draw(length - tokens), "tokens": tokens, "kept": True}
-            series = {side: Series(side=side, do="decode", values=values) for side in SIDES}
+            series = {side: self._context_series(side, length) for side in SIDES}
             label = f"decode at {length} tokens of context"
-            found[length] = compare(self._alternate(label, "decode", series, context=length))
+            found[length] = compare(self._alternate(label, "context", series, context=length))
         short_figures, long_figures = found.values()
         kept = {
             side: round(long_figures[f"{side}_tps"] / short_figures[f"{side}_tps"], 4)
@@ -280,6 +282,12 @@ class ModelBench:
     def _decode_series(self, side: str, *, tokens: int, adapter: bool = False) -> Series:
         prompt = self._draw(self._plan.prompt_tokens)
         values = {"prompt": prompt, "tokens": tokens, "adapter": adapter}
+        return Series(side=side, do="decode", values=values)
+
+    def _context_series(self, side: str, length: int) -> Series:
+        """Ask for tokens up to `length` of context, of which all before is read only once."""
+        tokens = self._plan.context_decode_tokens
+        values = {"prompt": self._draw(length - tokens), "tokens": tokens, "kept": True}
         return Series(side=side, do="decode", values=values)
 
     def _batch_series(self, side: str, *, tokens: int) -> Series:

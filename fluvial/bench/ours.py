@@ -53,7 +53,8 @@ class Ours:
         chosen = self._adapter(0) if adapter else None
         cache = self._reuse(prompt) if kept else None
         if cache is None:
-            cache = self._read(prompt[:-1], adapter=chosen, room=len(prompt) + tokens)
+            cache = self._read(prompt[:-1], adapter=chosen, room=len(prompt))
+        self._reserve(cache, len(prompt) + tokens)
         self._decoder.snapshot(cache)
         speed = self._generate([cache], [prompt[-1]], tokens=tokens, adapters=[chosen])
         if kept:
@@ -150,9 +151,12 @@ class Ours:
 
     def _make_room(self, tokens: int) -> Cache:
         cache = self._decoder.new_cache()
-        if not self._decoder.reserve(cache, tokens):
-            raise EngineError(f"the cache has no room for {tokens} tokens")
+        self._reserve(cache, tokens)
         return cache
+
+    def _reserve(self, cache: Cache, tokens: int) -> None:
+        if tokens > self._decoder.context_tokens or not self._decoder.reserve(cache, tokens):
+            raise EngineError(f"the cache has no room for {tokens} tokens")
 
     def _adapter(self, index: int) -> Adapter:
         while len(self._adapters) <= index:

@@ -9,11 +9,17 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import threading
 import time
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from fluvial.errors import EngineError, UnsupportedError
+
+T = TypeVar("T")
+R = TypeVar("R")
+_CERTAIN, _AHEAD = 100.0, 40.0
+"""Biases in nats: one that outweighs all logits, and the lead of one token before another."""
 
 
 def check_installed() -> str:
@@ -63,6 +69,7 @@ class Peer:
         params.verbosity = -1
         self._server: Any = xllamacpp.Server(params)
         self._sequences = sequences
+        self._plain = -1
         self.decode([0], tokens=1)
 
     def decode(
@@ -88,7 +95,7 @@ class Peer:
         and the sum of the speeds that the slots tell.
         """
         begun_s = time.perf_counter()
-        answers = self._complete_all(prompts, n_predict=tokens)
+        answers = _run_together(lambda _, prompt: self._complete(prompt, n_predict=tokens), prompts)
         took_s = time.perf_counter() - begun_s
         timings = [answer["timings"] for answer in answers]
         read_s = max(each["prompt_ms"] for each in timings) / 1000
@@ -98,55 +105,90 @@ class Peer:
     def score(self, windows: list[list[int]]) -> list[float]:
         """Return each window's loss in nats, summed over all of its tokens but the first.
 
-        A grammar of token ids forces every answer to be the window; with it come the
-        probabilities before the grammar. It decodes token by token, as many windows as there are
-        slots at a time.
+        The server tells no probabilities of a prompt, but those of what it chooses, as they were
+        before any bias. So every token is a request of its own: what stands before it is in the
+        slot's cache but for the last token, and a bias makes it the choice. As many windows as
+        there are slots go on at once. (A grammar of token ids would need one request a window, but
+        fails on characters that are split over tokens.)
         """
+        if self._plain < 0:
+            self._plain = self._find_plain()
         nats: list[float] = []
         for start in range(0, len(windows), self._sequences):
-            group = windows[start : start + self._sequences]
-            rest = [window[1:] for window in group]
-            rules = ["root ::= " + " ".join(f"<[{token}]>" for token in ids) for ids in rest]
-            answers = self._complete_all([window[:1] for window in group], grammars=rules, ids=rest)
-            nats += [_sum_losses(answer, ids) for answer, ids in zip(answers, rest, strict=True)]
+            nats += _run_together(self._score_window, windows[start : start + self._sequences])
         return nats
 
-    def _complete_all(
-        self,
-        prompts: list[list[int]],
-        *,
-        n_predict: int = 0,
-        grammars: list[str] | None = None,
-        ids: list[list[int]] | None = None,
-    ) -> list[dict[str, Any]]:
-        answers: dict[int, dict[str, Any]] = {}
-        failures: list[BaseException] = []
+    def _score_window(self, slot: int, window: list[int]) -> float:
+        return math.fsum(
+            -self._find_logprob(slot, window[:index], window[index])
+            for index in range(1, len(window))
+        )
 
-        def run(index: int) -> None:
-            more: dict[str, Any] = {"n_predict": n_predict}
-            if grammars is not None and ids is not None:
-                more = {"n_predict": len(ids[index]), "grammar": grammars[index], "n_probs": 1}
-            try:
-                answers[index] = self._complete(prompts[index], **more)
-            except BaseException as error:
-                failures.append(error)
+    def _find_logprob(self, slot: int, prompt: list[int], token: int) -> float:
+        """Return the log-probability of `token` after `prompt`.
 
-        threads = [threading.Thread(target=run, args=(index,)) for index in range(len(prompts))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
-        return [answers[index] for index in range(len(prompts))]
+        The server tells nothing of a token that ends within a character. Then a plain token is
+        chosen, and the two are compared by their probabilities after biases that leave only them.
+        """
+        told = self._choose(slot, prompt, [[token, _CERTAIN]], n_probs=1)
+        if told is not None:
+            return _pick(told["top_logprobs"], told, token, "logprob")
+        plain = self._plain
+        alone = self._choose(slot, prompt, [[plain, _CERTAIN]], n_probs=1)
+        both = [[token, _CERTAIN], [plain, _CERTAIN + _AHEAD]]
+        pair = self._choose(
+            slot,
+            prompt,
+            both,
+            n_probs=2,
+            post_sampling_probs=True,
+            temperature=1.0,
+            samplers=["temperature"],
+        )
+        if alone is None or pair is None:
+            raise EngineError(f"the peer tells no probability of token {token}")
+        known = _pick(alone["top_logprobs"], alone, plain, "logprob")
+        ratio = _pick(pair["top_probs"], pair, token, "prob") / float(pair["prob"])
+        return known + math.log(ratio) + _AHEAD
+
+    def _choose(
+        self, slot: int, prompt: list[int], bias: list[list[float]], **more: Any
+    ) -> dict[str, Any] | None:
+        """Choose one token under `bias`; return what the peer tells of it.
+
+        None for a token that ends within a character.
+        """
+        answer = self._complete(
+            prompt,
+            n_predict=1,
+            id_slot=slot,
+            cache_prompt=True,
+            ignore_eos=False,
+            logit_bias=bias,
+            **more,
+        )
+        told = answer["choices"][0]["logprobs"]
+        return None if told is None else told["content"][0]
+
+    def _find_plain(self) -> int:
+        """Find a token that is whole characters."""
+        token = 0
+        while self._choose(0, [0], [[token, _CERTAIN]], n_probs=1) is None:
+            token += 1
+        return token
 
     def _complete(
-        self, prompt: list[int], *, cache_prompt: bool = False, **more: Any
+        self,
+        prompt: list[int],
+        *,
+        cache_prompt: bool = False,
+        ignore_eos: bool = True,
+        **more: Any,
     ) -> dict[str, Any]:
         request = {
             "prompt": prompt,
             "temperature": 0,
-            "ignore_eos": "grammar" not in more,
+            "ignore_eos": ignore_eos,
             "cache_prompt": cache_prompt,
             **more,
         }
@@ -160,9 +202,17 @@ class Peer:
         return answer
 
 
-def _sum_losses(answer: dict[str, Any], ids: list[int]) -> float:
-    told = answer["choices"][0]["logprobs"]["content"]
-    found = [each["id"] for each in told]
-    if found != ids:
-        raise EngineError(f"the peer answered {len(found)} tokens that are not the {len(ids)} sent")
-    return -math.fsum(each["logprob"] for each in told)
+def _pick(
+    listed: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], token: int, key: str
+) -> float:
+    """Return what is told of `token`, the chosen one or one that is listed beside it."""
+    for each in (chosen, *listed):
+        if each["id"] == token:
+            return float(each[key])
+    raise EngineError(f"the peer chose token {chosen['id']}, and tells nothing of {token}")
+
+
+def _run_together(run: Callable[[int, T], R], items: Sequence[T]) -> list[R]:
+    """Run `run(index, item)` for all items at once, on threads; return what they gave, in order."""
+    with ThreadPoolExecutor(max(1, len(items))) as pool:
+        return list(pool.map(run, range(len(items)), items))

@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from fluvial.bench.search import list_thread_counts
 
-Figure = Literal["decode", "prefill", "batch8"]
+Figure = Literal["decode", "prefill", "batch8", "context"]
+FIGURES: tuple[Figure, ...] = ("decode", "prefill", "batch8", "context")
+"""What settings are looked for, each for itself."""
+
 SIDES = ("ours", "peer")
 SEQUENCES = 8
 
@@ -26,6 +29,7 @@ class Plan:
     short_context_tokens: int = 128
     long_context_tokens: int = 8192
     context_decode_tokens: int = 64
+    context_trial_tokens: int = 4096
     load_context_tokens: int = 2048
     reading_bytes: int = 2**30
 
@@ -43,6 +47,7 @@ QUICK = Plan(
     batch_tokens=16,
     long_context_tokens=2048,
     context_decode_tokens=16,
+    context_trial_tokens=512,
     reading_bytes=2**28,
 )
 

@@ -16,7 +16,7 @@ from typing import Any
 from fluvial.bench.machine import describe_machine, list_versions
 from fluvial.bench.opening import open_decoder
 from fluvial.engine.protocol import Cache, Decoder, Part
-from fluvial.errors import InputError, ModelError
+from fluvial.errors import EngineError, ModelError
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 
 WARM_STEPS, STEPS = 3, 20
@@ -66,11 +66,10 @@ def measure(
     steps: int,
 ) -> dict[str, float]:
     """Return the mean microseconds of one step: by kind of operator, then what is around them."""
-    context = PREFIX_TOKENS + tokens + WARM_STEPS + steps
     sizes: dict[str, Any] = {
         "graph_dir": graph_dir,
         "threads": threads,
-        "context_tokens": min(context, checkpoint.declaration.context_tokens),
+        "context_tokens": PREFIX_TOKENS + tokens,
         "sequences": sequences,
     }
     whole_us = _time_steps(
@@ -111,25 +110,33 @@ def read_trace(path: Path, *, steps: int) -> tuple[dict[str, float], float]:
 
 
 def _time_steps(decoder: Decoder, *, sequences: int, tokens: int, steps: int) -> float:
-    """Return the mean microseconds of a step; one of several tokens begins again each time."""
-    caches = [decoder.new_cache() for _ in range(sequences)]
-    for cache in caches:
-        if not decoder.reserve(cache, decoder.context_tokens):
-            raise InputError("the cache has no room for a profile")
-        decoder.step([Part(cache=cache, tokens=range(1, PREFIX_TOKENS + 1))])
-        decoder.snapshot(cache)
+    """Return the mean microseconds of a step, each on the same context of 128 tokens."""
+    caches = [_read_prefix(decoder) for _ in range(sequences)]
     took_s = 0.0
     for index in range(WARM_STEPS + steps):
+        for cache in caches:
+            decoder.truncate(cache, PREFIX_TOKENS)
+            _reserve(decoder, cache, PREFIX_TOKENS + tokens)
         begun_s = time.perf_counter()
         _step(decoder, caches, tokens=tokens)
         if index >= WARM_STEPS:
             took_s += time.perf_counter() - begun_s
-        if tokens > 1:
-            for cache in caches:
-                decoder.truncate(cache, PREFIX_TOKENS)
     for cache in caches:
         decoder.release(cache)
     return took_s / steps * 1e6
+
+
+def _read_prefix(decoder: Decoder) -> Cache:
+    cache = decoder.new_cache()
+    _reserve(decoder, cache, PREFIX_TOKENS)
+    decoder.step([Part(cache=cache, tokens=range(1, PREFIX_TOKENS + 1))])
+    decoder.snapshot(cache)
+    return cache
+
+
+def _reserve(decoder: Decoder, cache: Cache, tokens: int) -> None:
+    if not decoder.reserve(cache, tokens):
+        raise EngineError(f"the cache has no room for {tokens} tokens")
 
 
 def _step(decoder: Decoder, caches: Sequence[Cache], *, tokens: int) -> None:

@@ -69,6 +69,7 @@ class SuccessorDecoder:
 
     def truncate(self, cache: ListCache, length: int) -> None:
         del cache.tokens[length:]
+        cache.room = length
 
     def release(self, cache: ListCache) -> None:
         self.open.remove(cache)

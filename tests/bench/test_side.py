@@ -186,3 +186,21 @@ def read_state(pid: int) -> str:
             break
         time.sleep(0.01)
     return state
+
+
+def test_our_own_side_answers_every_request(tiny_model: Path, tmp_path: Path) -> None:
+    windows = [[0, 10, 11, 12], [0, 20, 21]]
+    settings = {"path": str(tiny_model), "threads": 1, "context_tokens": 512, "sequences": 2}
+    with open_side("ours", {**settings, "graph_dir": str(tmp_path), "chunk_tokens": 2}) as side:
+        assert side.loaded["load_s"] > 0
+        for adapter in (False, True):
+            assert side.ask("decode", prompt=PROMPT, tokens=4, adapter=adapter)["value"] > 0
+        for _ in range(2):
+            assert side.ask("decode", prompt=PROMPT * 8, tokens=40, kept=True)["value"] > 0
+        assert side.ask("prefill", prompt=PROMPT * 8)["value"] > 0
+        pair = {"prompts": [PROMPT, PROMPT], "tokens": 4, "adapters": True}
+        assert side.ask("batch", **pair)["value"] > 0
+        scores = side.ask("score", windows=windows)["value"]
+    with open_side("reference", {"path": str(tiny_model), "threads": 1}) as reference:
+        exact = reference.ask("score", windows=windows)["value"]
+    assert scores == pytest.approx(exact, rel=0.05)
