@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from fluvial.model.architecture.declaration import Group
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.layout import Layout, lay_out
+from fluvial.model.loss import LossMeter
 from fluvial.model.packing import Packed, pack
 
 GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
@@ -32,6 +33,8 @@ class GraphWriter:
         self.layout: Layout = lay_out(checkpoint.declaration)
         self._weights = _WeightsFile(weights)
         self.whole = whole
+        self.losses = LossMeter()
+        self._packed: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -101,7 +104,9 @@ class GraphWriter:
         if adapted:
             layout = self.layout
             place = {"unit": layout.unit_of[name], "units": layout.units, "gains": layout.gains}
-        return self.product(name, pack(raw, whole=self.whole), x, bias=bias, **place)
+        packed = pack(raw, whole=self.whole)
+        self.losses.add(raw, packed)
+        return self.product(name, packed, x, bias=bias, **place)
 
     def product(self, name: str, packed: Packed, x: str, *, bias: str = "", **place: Any) -> str:
         """Add a product with a packed matrix; `place` says where its adapter is, if it has one."""
@@ -117,7 +122,11 @@ class GraphWriter:
     def pack(self, name: str) -> Packed:
         """Pack one matrix of the checkpoint as this graph keeps its weights."""
         raw = self.checkpoint.head if name == "head" else self.checkpoint.weights[name]
-        return pack([raw], whole=self.whole)
+        packed = pack([raw], whole=self.whole)
+        if name not in self._packed:
+            self._packed.add(name)
+            self.losses.add([raw], packed)
+        return packed
 
     def finish(self, folder: Path) -> None:
         """Write the graph itself."""
