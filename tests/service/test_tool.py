@@ -1,0 +1,290 @@
+"""Tool calls: what may be written, and how it is read, under any splitting."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluvial.engine.grammar import MAX_GRAMMAR_BYTES, GrammarCompiler
+from fluvial.errors import InputError
+from fluvial.service.tool import (
+    MAX_TOOLS,
+    NO_PARAMETERS,
+    CallingGeneration,
+    CallReader,
+    ToolUse,
+    build_grammar,
+    check_results,
+)
+from fluvial.types import Delta, FinishReason, Grammar, Message, Tool, ToolCall, Usage
+
+CITY = json.dumps(
+    {
+        "type": "object",
+        "properties": {"city": {"$ref": "#/$defs/name"}},
+        "required": ["city"],
+        "additionalProperties": False,
+        "$defs": {"name": {"type": "string"}},
+    }
+)
+TOOLS = (Tool(name="look_up", parameters=CITY), Tool(name="now", parameters=NO_PARAMETERS))
+LOOK = '<tool_call>\n{"name": "look_up", "arguments": {"city": "K{}\\"ö"}}\n</tool_call>'
+NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+WRONG = '<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>'
+OTHER = '<tool_call>\n{"name": "rm", "arguments": {}}\n</tool_call>'
+
+
+class Bytes:
+    """One token per byte, and an end."""
+
+    vocab_size = 257
+    eos_ids = frozenset({256})
+    marks: dict[str, int] = {}
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+
+WORDS: Any = Bytes()
+COMPILER = GrammarCompiler(WORDS)
+
+
+def allows(grammar: Grammar | None, text: str) -> bool:
+    assert grammar is not None
+    state = COMPILER.open(grammar)
+    for byte in text.encode():
+        if not state.allow()[byte]:
+            return False
+        state.advance(byte)
+    return state.accepting
+
+
+def test_free_choice_allows_text_and_sound_calls_among_it() -> None:
+    grammar = build_grammar(ToolUse(tools=TOOLS), answer=None)
+    for text in ("", "Hi <tool_cal.", LOOK, NOW, f"{LOOK}\n{NOW}", f"Let me see.\n{NOW}\nSo."):
+        assert allows(grammar, text), text
+    for text in (WRONG, OTHER, f"{NOW}\n{OTHER}", "<tool_call>", "a<tool_call> b", NOW[:-5]):
+        assert not allows(grammar, text), text
+
+
+def test_one_call_at_most_where_calls_are_not_parallel() -> None:
+    grammar = build_grammar(ToolUse(tools=TOOLS, parallel=False), answer=None)
+    assert allows(grammar, f"See:\n{LOOK}")
+    assert allows(grammar, "Hi")
+    assert not allows(grammar, f"{NOW}\n{NOW}")
+
+
+def test_required_and_named_calls_leave_no_text() -> None:
+    required = build_grammar(ToolUse(tools=TOOLS, choice="required"), answer=None)
+    assert allows(required, f"{LOOK}\n{NOW}")
+    one = build_grammar(ToolUse(tools=TOOLS, choice="required", parallel=False), answer=None)
+    assert not allows(one, f"{LOOK}\n{NOW}")
+    named = build_grammar(ToolUse(tools=TOOLS, choice="named", name="now"), answer=None)
+    assert allows(named, NOW)
+    for grammar in (required, one, named):
+        for text in ("", "Hi", f"Hi {NOW}", f"{NOW} Hi", WRONG, OTHER):
+            assert not allows(grammar, text), text
+    for text in (LOOK, f"{NOW}\n{NOW}"):
+        assert not allows(named, text)
+
+
+def test_calls_or_an_answer_of_the_format_asked_for() -> None:
+    schema = Grammar(kind="json_schema", text='{"type": "array", "items": {"type": "integer"}}')
+    grammar = build_grammar(ToolUse(tools=TOOLS), answer=schema)
+    assert allows(grammar, "[1, 2]")
+    assert allows(grammar, f"{LOOK}\n{NOW}")
+    assert not allows(grammar, "text")
+    assert not allows(grammar, f"[1] {NOW}")
+    anything = build_grammar(ToolUse(tools=TOOLS), answer=Grammar(kind="json_object"))
+    assert allows(anything, '{"a": 1}')
+    with pytest.raises(InputError) as caught:
+        build_grammar(ToolUse(tools=TOOLS), answer=Grammar(kind="regex", text="a"))
+    assert caught.value.param == "response_format"
+
+
+def test_without_offered_tools_only_the_answers_own_grammar_is_left() -> None:
+    own = Grammar(kind="regex", text="a")
+    assert build_grammar(ToolUse(), answer=None) is None
+    assert build_grammar(ToolUse(), answer=own) is own
+    none = ToolUse(tools=TOOLS, choice="none")
+    assert none.offered == ()
+    assert build_grammar(none, answer=own) is own
+
+
+def with_parameters(schema: object) -> tuple[Tool, ...]:
+    return (TOOLS[1], Tool(name="f", parameters=json.dumps(schema)))
+
+
+@pytest.mark.parametrize(
+    ("use", "param"),
+    [
+        (ToolUse(choice="required"), "tools"),
+        (ToolUse(choice="named", name="f"), "tools"),
+        (ToolUse(tools=TOOLS, choice="named", name="rm"), "tool_choice"),
+        (ToolUse(tools=tuple(Tool(name=f"f{n}") for n in range(MAX_TOOLS + 1))), "tools"),
+        (ToolUse(tools=with_parameters({"type": "string"})), "tools[1].function.parameters"),
+        (ToolUse(tools=with_parameters({})), "tools[1].function.parameters"),
+        (ToolUse(tools=with_parameters({"type": "wibble"})), "tools[1].function.parameters"),
+        (
+            ToolUse(tools=with_parameters({"type": "object", "not": {}})),
+            "tools[1].function.parameters",
+        ),
+        (
+            ToolUse(tools=with_parameters({"type": "object", "enum": ["x" * MAX_GRAMMAR_BYTES]})),
+            "tools[1].function.parameters",
+        ),
+        (
+            ToolUse(
+                tools=tuple(
+                    Tool(
+                        name=f"f{n}",
+                        parameters=json.dumps(
+                            {"type": "object", "properties": {"a": {"enum": ["x" * 2000]}}}
+                        ),
+                    )
+                    for n in range(40)
+                )
+            ),
+            "tools",
+        ),
+    ],
+)
+def test_what_can_not_be_honoured_is_refused(use: ToolUse, param: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_grammar(use, answer=None)
+    assert caught.value.param == param
+
+
+def test_options_of_the_grammar_library_in_a_schema_do_not_reach_it() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "required": ["a"],
+        "x-guidance": {"lenient": True, "whitespace_pattern": "[x]*"},
+    }
+    grammar = build_grammar(ToolUse(tools=with_parameters(schema)), answer=None)
+    assert allows(grammar, '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>')
+    assert not allows(grammar, '<tool_call>\n{"name": "f", "arguments": {xx"a": 1}}\n</tool_call>')
+
+
+def test_many_tools_fit() -> None:
+    tools = tuple(Tool(name=f"f{n}", parameters=CITY) for n in range(MAX_TOOLS))
+    grammar = build_grammar(ToolUse(tools=tools), answer=None)
+    assert allows(grammar, LOOK.replace("look_up", "f63"))
+
+
+Read = tuple[str, list[tuple[str | None, str]], bool]
+
+
+def read(text: str, *, cuts: Sequence[int] = ()) -> Read:
+    """Read a text in pieces; return its text, its calls, and whether they are complete."""
+    reader = CallReader()
+    edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    shown, names, arguments = "", dict[int, str | None](), dict[int, str]()
+    for start, end in zip(edges, edges[1:], strict=False):
+        more, calls = reader.push(text[start:end])
+        shown += more
+        for call in calls:
+            if call.id is not None:
+                assert call.index == len(names)
+                assert call.id.startswith("call_")
+                names[call.index] = call.name
+            arguments[call.index] = arguments.get(call.index, "") + call.arguments
+    shown += reader.finish()
+    return shown, [(names[n], arguments[n]) for n in names], reader.complete
+
+
+def test_calls_are_read_with_their_arguments_as_written() -> None:
+    assert read(LOOK) == ("", [("look_up", '{"city": "K{}\\"ö"}')], True)
+    both = [("look_up", '{"city": "K{}\\"ö"}'), ("now", "{}")]
+    assert read(f"Let me see.\n\n{LOOK}\n{NOW}\n") == ("Let me see.", both, True)
+    assert read("No call. <tool_cal\n") == ("No call. <tool_cal\n", [], False)
+    assert read("") == ("", [], False)
+
+
+@pytest.mark.parametrize("length", range(1, len(LOOK)))
+def test_a_call_that_was_cut_off_is_not_complete_and_never_text(length: int) -> None:
+    shown, calls, complete = read(LOOK[:length])
+    assert not complete
+    if length > len("<tool_call>\n"):
+        assert shown == ""
+    assert all(name == "look_up" for name, _ in calls)
+
+
+parts = st.sampled_from([LOOK, NOW, "\n", " ", "a", "<", "<tool_call", "tool_call>", "é字", "{}"])
+
+
+@given(st.lists(parts, max_size=6).map("".join), st.lists(st.integers(0, 500), max_size=40))
+def test_any_splitting_reads_the_same(text: str, cuts: list[int]) -> None:
+    assert read(text, cuts=cuts) == read(text)
+
+
+class Script:
+    def __init__(self, deltas: Sequence[Delta]) -> None:
+        self.deltas = list(deltas)
+        self.cancelled = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if not self.deltas:
+            raise StopAsyncIteration
+        return self.deltas.pop(0)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def play(text: str, *, finish: FinishReason = "stop") -> list[Delta]:
+    usage = Usage(prompt_tokens=1, completion_tokens=2)
+    deltas = [Delta(text=text[n : n + 3]) for n in range(0, len(text), 3)]
+    script = Script([*deltas, Delta(text="", finish=finish, usage=usage)])
+
+    async def run() -> list[Delta]:
+        return [delta async for delta in CallingGeneration(script)]
+
+    return asyncio.run(run())
+
+
+def test_a_finished_call_is_the_reason_the_answer_ended() -> None:
+    *deltas, last = play(f"So.\n{LOOK}")
+    assert "".join(delta.text for delta in deltas) == "So."
+    calls = [call for delta in deltas for call in delta.calls]
+    assert [call.name for call in calls if call.name] == ["look_up"]
+    assert "".join(call.arguments for call in calls) == '{"city": "K{}\\"ö"}'
+    assert len(calls) > 3
+    assert (last.finish, last.usage is not None) == ("tool_calls", True)
+    assert all(delta.text or delta.calls for delta in deltas)
+
+
+def test_any_other_end_stays_what_it_was() -> None:
+    assert play("Hello there.")[-1].finish == "stop"
+    assert play(LOOK[:40], finish="length")[-1].finish == "length"
+    assert play(LOOK, finish="length")[-1].finish == "length"
+    assert play(LOOK[:40])[-1].finish == "stop"
+
+
+def test_a_cancel_goes_through() -> None:
+    script = Script([])
+    CallingGeneration(script).cancel()
+    assert script.cancelled
+
+
+def test_results_answer_calls_before_them() -> None:
+    call = ToolCall(id="a", name="now", arguments="{}")
+    asked = Message(role="user", content="x")
+    called = Message(role="assistant", content="", tool_calls=(call,))
+    result = Message(role="tool", content="y", tool_call_id="a")
+    check_results([asked, called, result])
+    for wrong in ([asked, result], [asked, result, called]):
+        with pytest.raises(InputError) as caught:
+            check_results(wrong)
+        assert caught.value.param == "messages[1].tool_call_id"
