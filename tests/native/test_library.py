@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fluvial.errors import EngineError
-from fluvial.native import library
-from fluvial.native.library import compile_library, ensure_library
+from fluvial.native import compiler, library
+from fluvial.native.compiler import compile_library
+from fluvial.native.library import ensure_library
 
 SOURCES = {
     "one.h": "int answer(void);\n",
@@ -30,7 +31,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name, text in SOURCES.items():
         (folder / name).write_text(text)
-    monkeypatch.setattr(library, "SOURCE_DIR", folder)
+    monkeypatch.setattr(compiler, "SOURCE_DIR", folder)
     return folder
 
 
@@ -115,12 +116,12 @@ def test_compiler_is_taken_from_the_environment(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ensure(tmp_path)
-    compiler = tmp_path / "my cc"
-    compiler.write_text(
+    program = tmp_path / "my cc"
+    program.write_text(
         f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\nexec {shutil.which("cc")} "$@"\n'
     )
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", f"'{compiler}' -g")
+    program.chmod(0o755)
+    monkeypatch.setenv("CC", f"'{program}' -g")
     assert ensure(tmp_path) != first
     assert "-g -std=gnu11" in (tmp_path / "calls").read_text()
 
@@ -152,18 +153,18 @@ def test_unresolved_name_is_an_error_of_the_compiler(source: Path, tmp_path: Pat
 
 
 def test_old_libraries_go(source: Path, tmp_path: Path) -> None:
-    for number in range(library.KEPT_LIBRARIES + 2):
+    for number in range(compiler.KEPT_LIBRARIES + 2):
         (source / "one.h").write_text(f"int answer(void); /* {number} */\n")
         newest = ensure(tmp_path)
     names = list_files(tmp_path / "cache")
-    assert len(names) == library.KEPT_LIBRARIES
+    assert len(names) == compiler.KEPT_LIBRARIES
     assert newest.name in names
 
 
 def test_two_processes_may_compile_at_once(source: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from fluvial.native import library\n"
-        "library.SOURCE_DIR = Path(sys.argv[1])\n"
+        "import sys; from pathlib import Path; from fluvial.native import compiler, library\n"
+        "compiler.SOURCE_DIR = Path(sys.argv[1])\n"
         "print(library.ensure_library(package_dir=Path(sys.argv[1]), cache_dir=Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", program, str(source), str(tmp_path / "cache")]
@@ -176,5 +177,5 @@ def test_two_processes_may_compile_at_once(source: Path, tmp_path: Path) -> None
 def test_real_source_compiles_without_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-Wextra", "-Werror"))
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-Wextra", "-Werror"))
     assert compile_library(tmp_path).exists()
