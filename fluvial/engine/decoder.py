@@ -16,8 +16,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from fluvial.engine.pool import AdapterPool, PagePool, StatePool, count_pages
+from fluvial.engine.protocol import Part
 from fluvial.errors import ContextLengthError, EngineError, ModelError
-from fluvial.model.adapter import Adapter
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph import GRAPH_FILE
 from fluvial.model.layout import PAGE_TOKENS, lay_out
@@ -43,16 +43,6 @@ class Cache:
         return len(self.tokens)
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One sequence's share of a step: new tokens, and which of them need logits."""
-
-    cache: Cache
-    tokens: Sequence[int]
-    adapter: Adapter | None = None
-    wanted: Sequence[int] = ()
-
-
 class Decoder:
     """A checkpoint's graph, loaded, with the memory of its sequences.
 
@@ -70,23 +60,23 @@ class Decoder:
         threads: int,
         cache_tokens: int | None = None,
         adapter_slots: int = 8,
+        profile: Path | None = None,
     ) -> None:
         """Load the graph.
 
         `cache_tokens`: tokens that all caches together may hold (default: two full contexts);
-        `adapter_slots`: adapters kept ready.
+        `adapter_slots`: adapters kept ready; `profile`: how the name of a trace of the graph's
+        operators begins, which is written until `stop_profiling`.
         """
         declaration = checkpoint.declaration
         self.context_tokens = min(context_tokens, declaration.context_tokens)
         self.vocab_size = declaration.vocab_size
-        self._checkpoint = checkpoint
-        self._scale = np.float32(declaration.embedding_scale)
         self._layout = lay_out(declaration)
         room = 2 * self.context_tokens if cache_tokens is None else cache_tokens
         self._pages = PagePool(self._layout, pages=count_pages(max(room, PAGE_TOKENS)))
         self._states = StatePool(self._layout)
         self._adapters = AdapterPool(self._layout, slots=adapter_slots)
-        self._session = _load(graph_folder, threads=threads)
+        self._session = _load(graph_folder, threads=threads, profile=profile)
         self._binding = self._session.io_binding()
         self._names = {each.name for each in self._session.get_inputs()}
         self._bound: dict[str, Any] = {}
@@ -251,6 +241,10 @@ class Decoder:
             }
         return cache
 
+    def stop_profiling(self) -> Path:
+        """End the trace that `profile` began; return its file."""
+        return Path(self._session.end_profiling())
+
     def _find_states(self, cache: Cache, length: int) -> Floats | None:
         if cache.state is None or length == 0:
             return None
@@ -273,8 +267,7 @@ class Decoder:
 
     def _bind_inputs(self, parts: Sequence[Part], counts: list[int]) -> None:
         ids = np.fromiter(itertools.chain(*(part.tokens for part in parts)), np.int64)
-        hidden = self._checkpoint.embed(ids)
-        self._bind("hidden", hidden if self._scale == 1 else hidden * self._scale)
+        self._bind("tokens", ids)
         row_of = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
         self._bind("row_of", row_of)
         starts = [range(part.cache.length, part.cache.length + len(part.tokens)) for part in parts]
@@ -309,12 +302,15 @@ def _tabulate(pages: list[list[int]]) -> NDArray[np.int32]:
     return table
 
 
-def _load(folder: Path, *, threads: int) -> ort.InferenceSession:
+def _load(folder: Path, *, threads: int, profile: Path | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.register_custom_ops_library(str(ensure_library()))
     try:
         return ort.InferenceSession(

@@ -74,7 +74,7 @@ def pack(tensors: list[RawTensor], *, whole: bool = False) -> Packed:
     """
     inputs = tensors[0].shape[-1]
     if whole:
-        return _lay_out_floats(np.concatenate([each.dequantize() for each in tensors]))
+        return pack_floats(np.concatenate([each.dequantize() for each in tensors]))
     parts = [_split_blocks(tensor) for tensor in tensors]
     bits = max(part.bits for part in parts)
     least = any(part.minimum is not None for part in parts)
@@ -151,7 +151,8 @@ def _lay_out(blocks: _Blocks, inputs: int) -> Packed:
     )
 
 
-def _lay_out_floats(values: Floats) -> Packed:
+def pack_floats(values: Floats) -> Packed:
+    """Lay out a matrix [outputs, inputs] in float32."""
     outputs, inputs = values.shape
     padded = np.pad(_to_tiles(values), ((0, 0), (0, -inputs % BLOCK)))
     tiles = np.ascontiguousarray(padded.reshape(-1, TILE, padded.shape[1]).swapaxes(1, 2))

@@ -2,7 +2,7 @@
 
 A step takes t new tokens of b sequences, those of one sequence standing together in order:
 
-    hidden         float32 [t, width]     embeddings of the new tokens
+    tokens         int64   [t]            the new tokens
     rows           int64   [k]            which of the t positions need logits
     row_of         int32   [t]            the sequence of each token
     position       int32   [t]            its place in that sequence, from 0

@@ -9,9 +9,17 @@ from fluvial.model.architecture.declaration import Declaration, Layer
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph.mixer import MixerWriter
 from fluvial.model.graph.mlp import write_mlp
-from fluvial.model.graph.writer import MICROSOFT, WEIGHTS_FILE, GraphWriter, Progress
+from fluvial.model.graph.writer import (
+    DOMAIN,
+    MICROSOFT,
+    WEIGHTS_FILE,
+    GraphWriter,
+    Progress,
+    describe,
+)
+from fluvial.model.loss import TypeLoss
 
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 
 
 def build(
@@ -21,33 +29,34 @@ def build(
     positions: int,
     whole: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> tuple[TypeLoss, ...]:
     """Write `graph.onnx` and `weights.bin` to `folder`, for sequences up to `positions` tokens.
 
-    `whole` keeps weights in float32, four to eight times as large.
+    `whole` keeps weights in float32, four to eight times as large. Returns what packing cost.
     """
     declaration = checkpoint.declaration
     told = progress or _ignore
     with (folder / WEIGHTS_FILE).open("wb") as weights:
         writer = GraphWriter(checkpoint, weights=weights, whole=whole)
-        _declare_inputs(writer, declaration)
+        _declare_inputs(writer)
         mixers = MixerWriter(writer, positions=positions)
-        residual, branch = "hidden", None
+        residual, branch = _write_embedding(writer, declaration), None
         for index, layer in enumerate(declaration.layers):
             residual, branch = _write_layer(writer, mixers, index, layer, residual, branch)
             told((index + 1) / (len(declaration.layers) + 1))
         _write_head(writer, declaration, residual, branch)
         told(1.0)
     writer.finish(folder)
+    return writer.losses.report()
 
 
 def _ignore(_: float) -> None:
     pass
 
 
-def _declare_inputs(writer: GraphWriter, declaration: Declaration) -> None:
+def _declare_inputs(writer: GraphWriter) -> None:
     layout = writer.layout
-    writer.input("hidden", ["t", declaration.width])
+    writer.input("tokens", ["t"], TensorProto.INT64)
     writer.input("rows", ["k"], TensorProto.INT64)
     writer.input("row_of", ["t"], TensorProto.INT32)
     writer.input("position", ["t"], TensorProto.INT32)
@@ -59,6 +68,19 @@ def _declare_inputs(writer: GraphWriter, declaration: Declaration) -> None:
         writer.input("state_pool", ["states", layout.state_floats])
     writer.input("adapter_slot", ["b"], TensorProto.INT32)
     writer.input("adapter_pool", ["adapters", "floats"])
+
+
+def _write_embedding(writer: GraphWriter, declaration: Declaration) -> str:
+    name = "head" if declaration.tied_head else "embedding"
+    packed = writer.pack(name)
+    return writer.node(
+        "Embed",
+        ["tokens", writer.weight(f"{name}.data", packed.data)],
+        "embedded",
+        domain=DOMAIN,
+        scale=declaration.embedding_scale,
+        **describe(packed),
+    )
 
 
 def _write_layer(

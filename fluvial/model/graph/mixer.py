@@ -1,6 +1,7 @@
 """Write the part of a layer that looks back: attention of two kinds, convolution, recurrence."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fluvial.model.architecture.declaration import (
     Attention,
@@ -12,6 +13,7 @@ from fluvial.model.architecture.declaration import (
 )
 from fluvial.model.graph.writer import DOMAIN, GraphWriter
 from fluvial.model.layout import Heads, find_heads
+from fluvial.model.packing import Floats, pack_floats
 
 _STATE = ["state_pool", "state_slot", "row_of", "position"]
 
@@ -76,13 +78,15 @@ class MixerWriter:
         low = writer.norm(f"{at}.kv_down_norm", low)
         up = writer.checkpoint.matrix(f"{at}.kv_up")
         up = up.reshape(heads, mixer.nope_width + mixer.value_width, latent)
-        q = self._by_head(f"{at}.q_heads", writer.linear(at, mixer.q, x_q), heads)
+        q = self._reshape(writer.linear(at, mixer.q, x_q), f"{at}.q_heads", [0, heads, -1])
         sizes = writer.constant(f"{at}.q_split", np.array([mixer.nope_width, turned], np.int64))
         plain, rotary = writer.nodes("Split", [q, sizes], [f"{at}.q_nope", f"{at}.q_turn"], axis=-1)
-        to_keys = writer.weight(f"{at}.to_keys", up[:, : mixer.nope_width])
-        absorbed = writer.node("MatMul", [plain, to_keys], f"{at}.q_latent")
+        plain = self._reshape(plain, f"{at}.q_flat", [0, -1])
+        to_keys = up[:, : mixer.nope_width].swapaxes(1, 2)
+        absorbed = self._multiply_heads(f"{at}.to_keys", plain, to_keys)
+        absorbed = self._reshape(absorbed, f"{at}.q_absorbed", [0, heads, -1])
         whole = writer.node("Concat", [absorbed, rotary], f"{at}.q_whole", axis=-1)
-        q = self._by_token(f"{at}.q_flat", whole, heads * (latent + turned))
+        q = self._reshape(whole, f"{at}.q_latent", [0, -1])
         attended = self._attend(
             index,
             mixer,
@@ -91,23 +95,28 @@ class MixerWriter:
             norms=["", ""],
             start=latent,
         )
-        attended = self._by_head(f"{at}.latent_heads", attended, heads)
-        to_values = writer.weight(f"{at}.to_values", up[:, mixer.nope_width :].swapaxes(1, 2))
-        values = writer.node("MatMul", [attended, to_values], f"{at}.values")
-        flat = self._by_token(f"{at}.values_flat", values, heads * mixer.value_width)
-        return writer.linear(at, mixer.o, flat)
+        values = self._multiply_heads(f"{at}.to_values", attended, up[:, mixer.nope_width :])
+        return writer.linear(at, mixer.o, values)
 
-    def _by_head(self, name: str, x: str, heads: int) -> str:
-        """[t, heads * n] -> [heads, t, n]"""
-        shape = self._writer.constant(f"heads.{heads}", np.array([0, heads, -1], np.int64))
-        split = self._writer.node("Reshape", [x, shape], f"{name}.split")
-        return self._writer.node("Transpose", [split], name, perm=[1, 0, 2])
+    def _multiply_heads(self, name: str, x: str, matrices: Floats) -> str:
+        """Multiply each head of x [t, heads * inputs] by its matrix [outputs, inputs]."""
+        heads, outputs, inputs = matrices.shape
+        data = np.concatenate([pack_floats(each).data for each in matrices])
+        return self._writer.node(
+            "HeadLinear",
+            [x, self._writer.weight(name, data)],
+            f"{name}.out",
+            domain=DOMAIN,
+            heads=heads,
+            in_width=inputs,
+            out_width=outputs,
+        )
 
-    def _by_token(self, name: str, x: str, width: int) -> str:
-        """[heads, t, n] -> [t, heads * n]"""
-        turned = self._writer.node("Transpose", [x], f"{name}.turned", perm=[1, 0, 2])
-        shape = self._writer.constant(f"flat.{width}", np.array([-1, width], np.int64))
-        return self._writer.node("Reshape", [turned, shape], name)
+    def _reshape(self, x: str, name: str, shape: list[int]) -> str:
+        key = "shape." + ".".join(map(str, shape))
+        return self._writer.node(
+            "Reshape", [x, self._writer.constant(key, np.array(shape, np.int64))], name
+        )
 
     def _attend(
         self,
@@ -189,5 +198,5 @@ class MixerWriter:
             )
         return self._tables[rotary]
 
-    def _add_table(self, name: str, values: np.ndarray) -> str:
+    def _add_table(self, name: str, values: NDArray[np.float64]) -> str:
         return self._writer.weight(name, values.astype(np.float32))

@@ -50,10 +50,11 @@ def _write_experts(writer: GraphWriter, at: str, experts: Experts, x: str) -> st
     bias = writer.vector(f"{at}.router_bias") if router.bias else ""
     stacks = [("gate_up", ("experts_gate", "experts_up")), ("down", ("experts_down",))]
     inputs, attributes = [x, scores, bias], _describe_router(experts)
+    attributes["in_width"] = writer.checkpoint.declaration.width
     for name, parts in stacks:
-        packed = pack_stack(
-            [writer.checkpoint.weights[f"{at}.{part}"] for part in parts], whole=writer.whole
-        )
+        raw = [writer.checkpoint.weights[f"{at}.{part}"] for part in parts]
+        packed = pack_stack(raw, whole=writer.whole)
+        writer.losses.add_stack(raw, packed)
         data = np.concatenate([each.data for each in packed])
         inputs.append(writer.weight(f"{at}.experts_{name}.data", data))
         attributes |= _describe_stack(name, packed[0])
@@ -66,12 +67,12 @@ def _describe_router(experts: Experts) -> dict[str, Any]:
         "count": experts.count,
         "active": experts.active,
         "width": experts.width,
-        "sigmoid": int(router.score == "sigmoid"),
+        "score": int(router.score == "sigmoid"),
         "normalise": int(router.normalise),
         "groups": router.groups,
         "active_groups": router.active_groups,
         "scale": router.scale,
-        "kind": _KINDS[experts.activation],
+        "activation": _KINDS[experts.activation],
     }
 
 
