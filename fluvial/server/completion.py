@@ -114,10 +114,14 @@ class ChatMessage(Body):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.tool_calls and self.role != "assistant":
-            raise PydanticCustomError("calls", "only the assistant has tool_calls")
+            raise PydanticCustomError(
+                "calls", "only the assistant has any", {"param": "tool_calls"}
+            )
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise PydanticCustomError(
-                "tool", "a message of the role tool, and no other, has a tool_call_id"
+                "tool",
+                "a message of the role tool, and no other, has one",
+                {"param": "tool_call_id"},
             )
         return self
 
@@ -221,12 +225,16 @@ class ChatRequest(Body):
         if None not in (self.max_tokens, self.max_completion_tokens) and (
             self.max_tokens != self.max_completion_tokens
         ):
-            raise PydanticCustomError("limits", "max_tokens and max_completion_tokens differ")
+            raise PydanticCustomError(
+                "limits", "it differs from max_tokens", {"param": "max_completion_tokens"}
+            )
         if self.top_logprobs and not self.logprobs:
-            raise PydanticCustomError("logprobs", "top_logprobs needs logprobs to be true")
+            raise PydanticCustomError(
+                "logprobs", "it needs logprobs to be true", {"param": "top_logprobs"}
+            )
         names = [each.function.name for each in self.tools]
         if len(set(names)) != len(names):
-            raise PydanticCustomError("tools", "two tools have the same name")
+            raise PydanticCustomError("tools", "two have the same name", {"param": "tools"})
         return self
 
     def sampling(self) -> Sampling:

@@ -71,7 +71,9 @@ def explain(errors: list[ErrorDetails], *, skip: int = 0) -> FluvialError:
     `skip` leaves out the first parts of the location (FastAPI puts "query" there).
     """
     first = errors[0]
-    param = locate(first["loc"][skip:])
+    # A check of several fields together says itself which one is to blame.
+    blamed = (first.get("ctx") or {}).get("param")
+    param = locate((*first["loc"][skip:], *([blamed] if blamed else [])))
     if first["type"] == "extra_forbidden":
         return UnsupportedError(f"{param} is unknown or not supported so", param=param)
     if first["type"] == "unsupported":

@@ -173,9 +173,12 @@ def test_what_is_not_supported_is_refused_by_name(
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]}, "messages[0]"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]},
+            "messages[0].tool_call_id",
+        ),
         (
             {"messages": [{"role": "tool", "content": "x", "tool_call_id": "nobody"}]},
             "messages[0].tool_call_id",
