@@ -103,7 +103,7 @@ def show(name: str, data_dir: Path | None, config_file: Path | None, as_json: bo
 
     facts: dict[str, object]
     try:
-        facts = _gather(registry.get(name))
+        facts = _gather(registry.get(name), registry)
     except NotFoundError:
         if name not in catalogue:
             raise
@@ -114,7 +114,9 @@ def show(name: str, data_dir: Path | None, config_file: Path | None, as_json: bo
         print_json(facts)
         return
     for key, value in facts.items():
-        click.echo(f"{key.replace('_', ' '):16} {clean(_write(value))}")
+        lines = _write_packing(value) if key == "packing" else [_write(value)]
+        for index, line in enumerate(lines):
+            click.echo(f"{'' if index else key.replace('_', ' '):16} {clean(line)}")
 
 
 @models.command()
@@ -169,8 +171,10 @@ def _describe(model: "ModelInfo | Entry") -> list[str]:
     return [size, model.family, ", ".join(model.languages), model.licence]
 
 
-def _gather(info: "ModelInfo") -> dict[str, object]:
-    """Collect what the record and the file itself say."""
+def _gather(info: "ModelInfo", registry: "Registry") -> dict[str, object]:
+    """Collect what the record, the file itself and the graph built of it say."""
+    from fluvial.model.outline import name_runtime
+
     facts: dict[str, object] = {
         "name": info.name,
         "family": info.family,
@@ -181,10 +185,21 @@ def _gather(info: "ModelInfo") -> dict[str, object]:
         "source": info.source,
         "path": info.path,
         "installed_at": name_time(info.created_at),
+        "runs_on": name_runtime(Path(info.path)),
     }
     if info.path.endswith(".gguf"):
         facts |= _inspect(Path(info.path), info.family)
-    return facts
+    losses = _read_losses(registry, info.sha256)
+    return facts if losses is None else {**facts, "packing": losses}
+
+
+def _read_losses(registry: "Registry", sha256: str) -> list[dict[str, object]] | None:
+    """Return what packing cost; None for a model that has not been started yet."""
+    from fluvial.model.built import read_losses
+    from fluvial.model.loss import encode_losses
+
+    losses = read_losses(registry.folder.parent / "graphs", sha256=sha256)
+    return None if losses is None else encode_losses(losses)
 
 
 def _inspect(path: Path, family: str) -> dict[str, object]:
@@ -206,6 +221,22 @@ def _inspect(path: Path, family: str) -> dict[str, object]:
         "parameters": sum(prod(tensor.shape) for tensor in tensors),
         "tensors": {kind: {"count": counts[kind], "bytes": sizes[kind]} for kind in sorted(counts)},
     }
+
+
+def _write_packing(value: object) -> list[str]:
+    """Say of each block type what it is packed as, and what that costs."""
+    from typing import Any, cast
+
+    lines: list[str] = []
+    for entry in cast("list[dict[str, Any]]", value):
+        error = entry["relative_error"]
+        loss = "exact" if error == 0 else f"re-quantised, off by {error:.2%} of the weights' size"
+        many = "tensor" if entry["tensors"] == 1 else "tensors"
+        lines.append(
+            f"{entry['type']}, {entry['tensors']} {many}, {entry['bytes']:,} bytes: "
+            f"{entry['packed']}, {loss}"
+        )
+    return lines
 
 
 def _write(value: object) -> str:

@@ -23,7 +23,7 @@ from fluvial.model.architecture.declaration import Group
 from fluvial.model.tokenizer_folder import read_json
 
 FAMILY_PREFIX = "transformers:"
-RUNS_ON_TRANSFORMERS = "runs on transformers (slower)"
+ON_TRANSFORMERS, ON_OWN_ENGINE = "transformers (slower)", "the packed graph"
 INSTALL = "pip install 'fluvial[transformers]'"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 MAX_CONFIG_BYTES = 4 * 2**20
@@ -68,6 +68,14 @@ def is_outlined(path: Path) -> bool:
         return False
     model_type = read_json(path / "config.json", limit_bytes=MAX_CONFIG_BYTES).get("model_type")
     return all(family.config != model_type for family in FAMILIES)
+
+
+def name_runtime(path: Path) -> str:
+    """Say what runs the model at `path`, for people to read."""
+    try:
+        return ON_TRANSFORMERS if is_outlined(path) else ON_OWN_ENGINE
+    except ModelError:
+        return "nothing: its config.json is damaged"
 
 
 def open_outlined(path: Path, *, sha256: str) -> OutlinedCheckpoint:

@@ -7,6 +7,10 @@ import pytest
 
 from fluvial.cli.main import run
 from fluvial.cli.progress import Bar
+from fluvial.model.built import ensure_graph
+from fluvial.model.checkpoint import open_checkpoint
+from fluvial.model.loss import TypeLoss
+from tests.foreign import save_foreign
 from tests.model.web import digest, make_gguf
 
 Capture = pytest.CaptureFixture[str]
@@ -51,6 +55,52 @@ def test_json_says_the_same(file: Path, capsys: Capture) -> None:
     assert run(["models", "show", "mine", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["tensors"] == {"F32": {"count": 1, "bytes": shown["parameters"] * 4}}
+
+
+def test_what_packing_cost_is_shown_once_it_was_measured(
+    tiny_model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run(["models", "pull", f"file:{tiny_model}", "--name", "mine"])
+    capsys.readouterr()
+    run(["models", "show", "mine"])
+    before = capsys.readouterr().out
+    assert "the packed graph" in before
+    assert "\npacking" not in before
+    checkpoint = open_checkpoint(tiny_model)
+    ensure_graph(checkpoint, cache_dir=tmp_path / "data/graphs", positions=64)
+    run(["models", "show", "mine"])
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (index for index, line in enumerate(lines) if line.startswith("packing"))
+    assert all("exact" in line for line in lines[at:])
+    assert any("Q5_0, 2 tensors" in line and "5 bits, float16 scale" in line for line in lines)
+    run(["models", "show", "mine", "--json"])
+    shown = json.loads(capsys.readouterr().out)["packing"]
+    assert {entry["type"] for entry in shown} == {"Q4_1", "Q5_0", "Q8_0"}
+
+
+def test_a_loss_is_shown_in_percent(
+    file: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["models", "pull", f"file:{file}", "--name", "mine"])
+    loss = TypeLoss(
+        type="Q6_K", packed="8 bits, float16 scale", tensors=1, bytes=1000, relative_error=0.0055
+    )
+    monkeypatch.setattr("fluvial.model.built.read_losses", lambda *_, **__: (loss,))
+    capsys.readouterr()
+    run(["models", "show", "mine"])
+    shown = "Q6_K, 1 tensor, 1,000 bytes: 8 bits, float16 scale, re-quantised, off by 0.55%"
+    assert shown in capsys.readouterr().out
+
+
+def test_a_folder_of_an_unknown_family_says_that_it_is_slower(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    save_foreign("gpt_neox", tmp_path / "neox")
+    (tmp_path / "neox/tokenizer.json").write_text("{}")
+    assert run(["models", "pull", f"file:{tmp_path / 'neox'}"]) == 0
+    capsys.readouterr()
+    run(["models", "show", "neox"])
+    assert "transformers (slower)" in capsys.readouterr().out
 
 
 def test_the_catalogue_can_be_shown_before_a_pull(capsys: Capture) -> None:
