@@ -46,7 +46,7 @@ class SideProcess:
         self.loaded: dict[str, Any] = {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         # A group of its own in this session: when this process dies, the group is orphaned, and
-        # the kernel wakes and ends its stopped members.
+        # its stopped members are woken and ended; on Linux the worker asks for more than that.
         self._process = subprocess.Popen(  # noqa: S603  our own program, no shell
             [sys.executable, "-m", "fluvial.bench.worker", name],
             stdin=subprocess.PIPE,

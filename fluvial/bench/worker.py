@@ -1,8 +1,10 @@
 """One side's own process: reads requests from standard input, answers on standard output."""
 
 import contextlib
+import ctypes
 import importlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,9 +12,12 @@ from typing import Any, BinaryIO
 
 from fluvial.frame import ClosedError, read_frame, write_frame
 
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
 
 def main() -> None:
     """Serve one parent until it closes the pipe."""
+    _die_with_parent()
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the frames
     with contextlib.suppress(ClosedError, KeyboardInterrupt):
@@ -20,6 +25,12 @@ def main() -> None:
     # Servers written in C++ have threads that outlive the interpreter's end; nothing is to be kept.
     replies.flush()
     os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for a signal when the parent dies: a stopped process sees no pipe being closed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _serve(name: str, requests: BinaryIO, replies: BinaryIO) -> None:
