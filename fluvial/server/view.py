@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from fluvial.model.outline import name_runtime
 from fluvial.service.state import ReadingState, SessionState
 from fluvial.service.turn import Receipt
 from fluvial.types import (
@@ -118,6 +120,7 @@ def view_model(model: ModelInfo, *, served: bool) -> Json:
             "licence": model.licence,
             "bytes": model.bytes,
             "sha256": model.sha256,
+            "runs_on": name_runtime(Path(model.path)),
         },
     }
 
