@@ -79,13 +79,18 @@ def test_models(client: openai.OpenAI) -> None:
 
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="tiny", messages=HI, n=2)
-    assert (refused.value.code, refused.value.param) == ("unsupported", "n")
+        client.chat.completions.create(model="tiny", messages=HI, reasoning_effort="high")
+    assert (refused.value.code, refused.value.param) == ("unsupported", "reasoning_effort")
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(
-            model="tiny", messages=HI, response_format={"type": "json_object"}
+            model="tiny",
+            messages=HI,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": {"not": {}}},
+            },
         )
-    assert refused.value.param == "response_format"
+    assert (refused.value.code, refused.value.param) == ("grammar_refused", "response_format")
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="gpt-9", messages=HI)
     with pytest.raises(openai.BadRequestError) as refused:
