@@ -174,6 +174,7 @@ def test_two_processes_may_compile_at_once(source: Path, tmp_path: Path) -> None
     assert set(list_files(tmp_path / "cache")) == {Path(path).name for path in said}
 
 
+@pytest.mark.slow
 def test_real_source_compiles_without_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
