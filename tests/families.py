@@ -150,6 +150,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "model_type": "deepseek_v3",
         "q_lora_rank": None,
         "rope_interleave": False,
+        "rms_norm_eps": 1e-3,
         **_DEEPSEEK,
         "n_group": 1,
         "topk_group": 1,

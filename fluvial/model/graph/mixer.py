@@ -69,13 +69,14 @@ class MixerWriter:
         writer, at = self._writer, f"layers.{index}"
         heads, latent, turned = mixer.heads, mixer.kv_width, mixer.rotary_width
         if mixer.q_down is not None:
-            x_q = writer.norm(f"{at}.q_down_norm", writer.linear(at, mixer.q_down, x))
+            x_q = writer.linear(at, mixer.q_down, x)
+            x_q = writer.norm(f"{at}.q_down_norm", x_q, epsilon=mixer.norm_epsilon)
         else:
             x_q = x
         kv = writer.linear(at, mixer.kv_down, x)
         sizes = writer.constant(f"{at}.kv_split", np.array([latent, turned], np.int64))
         low, key = writer.nodes("Split", [kv, sizes], [f"{at}.low", f"{at}.key"], axis=-1)
-        low = writer.norm(f"{at}.kv_down_norm", low)
+        low = writer.norm(f"{at}.kv_down_norm", low, epsilon=mixer.norm_epsilon)
         up = writer.checkpoint.matrix(f"{at}.kv_up")
         up = up.reshape(heads, mixer.nope_width + mixer.value_width, latent)
         q = self._reshape(writer.linear(at, mixer.q, x_q), f"{at}.q_heads", [0, heads, -1])

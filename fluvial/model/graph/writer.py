@@ -84,14 +84,18 @@ class GraphWriter:
             self._initializers[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
-    def norm(self, name: str, x: str, *, to: str | None = None) -> str:
-        """Add RMS norm by the weight `name`."""
+    def norm(
+        self, name: str, x: str, *, to: str | None = None, epsilon: float | None = None
+    ) -> str:
+        """Add RMS norm by the weight `name`; `epsilon` None is the model's."""
+        if epsilon is None:
+            epsilon = self.checkpoint.declaration.norm_epsilon
         return self.node(
             "SimplifiedLayerNormalization",
             [x, self.vector(name)],
             to or f"{name}.out",
             axis=-1,
-            epsilon=self.checkpoint.declaration.norm_epsilon,
+            epsilon=epsilon,
             stash_type=1,
         )
 
