@@ -66,6 +66,7 @@ class Peer:
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
         params.fit_params = False
+        params.warmup = False
         params.verbosity = -1
         self._server: Any = xllamacpp.Server(params)
         self._sequences = sequences

@@ -5,8 +5,10 @@ profiler itself costs a little; the time of the whole step is therefore measured
 """
 
 import json
+import statistics
 import tempfile
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +67,7 @@ def measure(
     tokens: int,
     steps: int,
 ) -> dict[str, float]:
-    """Return the mean microseconds of one step: by kind of operator, then what is around them."""
+    """Return the median microseconds of one step: by kind of operator, then what is around them."""
     sizes: dict[str, Any] = {
         "graph_dir": graph_dir,
         "threads": threads,
@@ -89,30 +91,34 @@ def measure(
 
 
 def read_trace(path: Path, *, steps: int) -> tuple[dict[str, float], float]:
-    """Read ONNX Runtime's trace; return the mean microseconds of its last `steps` runs.
+    """Read ONNX Runtime's trace; return the median microseconds of its last `steps` runs.
 
     By kind of operator, the longest first, and of the whole run. Raises ModelError when the trace
     has fewer runs. Format: https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
     """
     events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    runs = [event for event in events if event.get("name") == "model_run"]
+    runs = sorted(
+        (event for event in events if event.get("name") == "model_run"),
+        key=lambda event: event["ts"],
+    )[-steps:]
     if len(runs) < steps:
         raise ModelError(f"the profile holds {len(runs)} steps, {steps} are needed")
-    runs = sorted(runs, key=lambda event: event["ts"])[-steps:]
-    begin = runs[0]["ts"]
-    sums: defaultdict[str, float] = defaultdict(float)
+    begins = [run["ts"] for run in runs]
+    sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * steps)
     for event in events:
         is_kernel = event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-        if is_kernel and event["ts"] >= begin:
-            sums[event["args"]["op_name"]] += event["dur"] / steps
-    ordered = sorted(sums.items(), key=lambda item: -item[1])
-    return dict(ordered), sum(event["dur"] for event in runs) / steps
+        index = bisect_right(begins, event["ts"]) - 1
+        if is_kernel and index >= 0:
+            sums[event["args"]["op_name"]][index] += event["dur"]
+    medians = {name: statistics.median(each) for name, each in sums.items()}
+    ordered = sorted(medians.items(), key=lambda item: -item[1])
+    return dict(ordered), statistics.median(run["dur"] for run in runs)
 
 
 def _time_steps(decoder: Decoder, *, sequences: int, tokens: int, steps: int) -> float:
-    """Return the mean microseconds of a step, each on the same context of 128 tokens."""
+    """Return the median microseconds of a step, each on the same context of 128 tokens."""
     caches = [_read_prefix(decoder) for _ in range(sequences)]
-    took_s = 0.0
+    took_s: list[float] = []
     for index in range(WARM_STEPS + steps):
         for cache in caches:
             decoder.truncate(cache, PREFIX_TOKENS)
@@ -120,10 +126,10 @@ def _time_steps(decoder: Decoder, *, sequences: int, tokens: int, steps: int) ->
         begun_s = time.perf_counter()
         _step(decoder, caches, tokens=tokens)
         if index >= WARM_STEPS:
-            took_s += time.perf_counter() - begun_s
+            took_s.append(time.perf_counter() - begun_s)
     for cache in caches:
         decoder.release(cache)
-    return took_s / steps * 1e6
+    return statistics.median(took_s) * 1e6
 
 
 def _read_prefix(decoder: Decoder) -> Cache:

@@ -42,7 +42,7 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_trace_gives_means_of_the_last_runs(trace: Path) -> None:
+def test_a_trace_gives_medians_of_the_last_runs(trace: Path) -> None:
     operators, run_us = read_trace(trace, steps=2)
     assert operators == {"Linear": 31.5, "Norm": 5}
     assert list(operators) == ["Linear", "Norm"], "the longest first"
