@@ -68,10 +68,22 @@ class RawTensor:
     def dequantize(
         self, rows: Sequence[int] | NDArray[np.int64] | slice | None = None
     ) -> NDArray[np.float32]:
-        """Return float32 values, of all rows or only those named."""
+        """Return float32 values, of all rows or only those named.
+
+        Raises ModelError when one of them is not a finite number: then the file is damaged.
+        """
         blocks = self.blocks if rows is None else self.blocks[rows]
-        values = dequantize(np.ascontiguousarray(blocks), GGMLQuantizationType[self.type])
         shape = self.shape if rows is None else (len(blocks), self.shape[-1])
+        if not len(blocks):
+            return np.zeros(shape, np.float32)
+        with np.errstate(all="ignore"):  # what overflows is seen below
+            values = dequantize(np.ascontiguousarray(blocks), GGMLQuantizationType[self.type])
+            # No array of flags: an embedding alone may be a gigabyte.
+            extremes = values.min(), values.max()
+        if not all(map(math.isfinite, extremes)):
+            raise ModelError(
+                f"tensor {self.name[:80]!r} holds numbers that are not finite: the file is damaged"
+            )
         return np.ascontiguousarray(values.reshape(shape), dtype=np.float32)
 
 
@@ -113,9 +125,18 @@ class _Parser:
         num_tensors, num_values = self._scalar("Q"), self._scalar("Q")
         self._bound(num_tensors, unit_bytes=24, what="tensors")
         self._bound(num_values, unit_bytes=13, what="metadata values")
-        metadata = dict(self._entry() for _ in range(num_values))
+        metadata = self._read_metadata(num_values)
         entries = [self._tensor_entry() for _ in range(num_tensors)]
         return GgufFile(metadata, self._map(entries, self._read_alignment(metadata)))
+
+    def _read_metadata(self, count: int) -> dict[str, Value]:
+        metadata: dict[str, Value] = {}
+        for _ in range(count):
+            key, value = self._entry()
+            if key in metadata:
+                raise self._error(f"it holds metadata {key[:80]!r} twice")
+            metadata[key] = value
+        return metadata
 
     def _read_alignment(self, metadata: Mapping[str, Value]) -> int:
         alignment = metadata.get("general.alignment", 32)

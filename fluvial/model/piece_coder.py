@@ -7,6 +7,7 @@ Sources: Kudo & Richardson 2018 (arXiv 1808.06226), https://github.com/google/se
 (src/bpe_model.cc); merging runs in the `tokenizers` library.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,18 +99,22 @@ def list_merges(
     Raises ModelError for scores that leave the order open, and for more than is sane.
     """
     _check_sizes(pieces)
-    joined = [(token, i) for token, i in pieces.items() if len(token) > 1]
-    found = [(token, i, ways) for token, i in joined if (ways := _list_ways(token, pieces))]
-    ranks = [float(scores[i]) for _, i, _ in found]
-    if not all(map(np.isfinite, ranks)) or len(set(ranks)) != len(ranks):
+    found: list[tuple[float, list[tuple[str, str]]]] = []
+    count = 0
+    for token, i in pieces.items():
+        if ways := _list_ways(token, pieces):
+            found.append((float(scores[i]), ways))
+            count += len(ways)
+            if count > MAX_MERGES:
+                raise ModelError(f"the pieces can be made in over {MAX_MERGES:,} ways")
+    ranks = {rank for rank, _ in found}
+    if not all(map(math.isfinite, ranks)) or len(ranks) != len(found):
         raise ModelError(
             "tokenizer.ggml.scores holds a number twice or something that is no number; the order "
             "of merging is open"
         )
-    if sum(len(ways) for _, _, ways in found) > MAX_MERGES:
-        raise ModelError(f"the pieces can be made in over {MAX_MERGES:,} ways")
-    order = sorted(range(len(found)), key=lambda i: -ranks[i])
-    return [pair for i in order for pair in found[i][2]]
+    found.sort(key=lambda entry: -entry[0])
+    return [pair for _, ways in found for pair in ways]
 
 
 def _list_ways(token: str, pieces: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from fluvial.errors import InputError
 from fluvial.model import tokenizer_file, tokenizer_folder
+from fluvial.model.mark import MarkFinder
 from fluvial.model.vocabulary import Vocabulary
 
 _FIRST_PLACEHOLDER = 0xDC00
@@ -47,7 +48,7 @@ class Tokenizer:
     def __init__(self, words: Vocabulary, *, coder: Coder, adds_bos: bool) -> None:
         self._words = words
         self._coder = coder
-        self._mark_regex = _compile_marks(words.marks)
+        self._marks = MarkFinder(words.marks)
         edges = sorted({edge for mark in words.marks for edge in (mark[0], mark[-1])})
         self._shield = {ord(c): _FIRST_PLACEHOLDER + i for i, c in enumerate(edges)}
         self._unshield = {placeholder: edge for edge, placeholder in self._shield.items()}
@@ -94,11 +95,11 @@ class Tokenizer:
         """Return the ids of a template's text: special tokens are parsed, shielded ones are not."""
         ids: list[int] = []
         at = 0
-        for match in self._mark_regex.finditer(text):
-            piece = text[at : match.start()].translate(self._unshield)
+        for start, end in self._marks.find(text):
+            piece = text[at:start].translate(self._unshield)
             ids += self._encode(piece, first=at == 0)
-            ids.append(self._words.marks[match.group()])
-            at = match.end()
+            ids.append(self._words.marks[text[start:end]])
+            at = end
         return ids + self._encode(text[at:].translate(self._unshield), first=at == 0)
 
     def shield(self, text: str) -> str:
@@ -155,9 +156,3 @@ def _check_unicode(text: str) -> None:
             f"the text has a lone surrogate (U+{ord(found.group()):04X}) at character "
             f"{found.start()}, which is not valid Unicode"
         )
-
-
-def _compile_marks(marks: Mapping[str, int]) -> re.Pattern[str]:
-    # The longest first: `<|a|>b` must not be read as `<|a|>` and "b" when both are tokens.
-    longest_first = sorted(marks, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

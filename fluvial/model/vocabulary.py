@@ -18,6 +18,7 @@ MAX_TOKENS = 2**20
 MAX_MERGES = 2**21
 MAX_TOKEN_CHARS = 1024
 MAX_MARKS = 8192
+MAX_MARK_CHARS = 128
 MAX_MARK_EDGES = 1024
 
 SPACE = "\u2581"
@@ -29,8 +30,8 @@ BYTE_NAMES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 # User-defined pieces that ordinary text holds. Any other one is for templates to write: models give
 # them a meaning (turns, tools, images) that no reader of a text may forge.
 _ORDINARY = re.compile(
-    rf"\s+|{SPACE}+|</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe"
-    r"|img|li|s|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
+    rf"(\s)\1{{0,63}}|{SPACE}{{1,64}}|</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer"
+    r"|h[1-6]|html|i|iframe|img|li|s|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
 )
 
 END_NAMES = frozenset(
@@ -259,6 +260,11 @@ def check_marks(marks: Mapping[str, int]) -> None:
     if len(marks) > MAX_MARKS:
         raise ModelError(f"{len(marks):,} special tokens; at most {MAX_MARKS:,} are supported")
     for mark in marks:
+        if len(mark) > MAX_MARK_CHARS:
+            raise ModelError(
+                f"the special token {mark[:40]!r}... is {len(mark):,} characters long; "
+                f"at most {MAX_MARK_CHARS} are supported"
+            )
         if mark != mark.strip():
             raise ModelError(f"the special token {mark[:80]!r} starts or ends with white space")
     if len({edge for mark in marks for edge in (mark[0], mark[-1])}) > MAX_MARK_EDGES:

@@ -1,5 +1,6 @@
 """GGUF files: what the reference package reads, we read; what is damaged is refused by name."""
 
+import contextlib
 from pathlib import Path
 
 import gguf
@@ -63,6 +64,29 @@ def test_an_unsupported_type_names_those_that_are(tmp_path: Path) -> None:
     path = _write_one(tmp_path / "one.gguf", np.zeros((4, 18), np.uint8), kind)
     with pytest.raises(ModelError, match=r"'x' is IQ4_NL; supported are F32, F16"):
         read(path)
+
+
+def test_a_metadata_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    entry = b"\x01\0\0\0\0\0\0\0a" + b"\0\0\0\0" + b"\x07"
+    path = tmp_path / "twice.gguf"
+    path.write_bytes(b"GGUF\x03\0\0\0" + bytes(8) + b"\x02" + bytes(7) + entry * 2)
+    with pytest.raises(ModelError, match="metadata 'a' twice"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_numbers_that_are_not_finite_are_refused(kind: str) -> None:
+    size, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    for pattern in (b"\xff", b"\x7c\x7c", b"\x00\x7c", b"\x80\x7f"):
+        data = np.frombuffer(pattern * width, np.uint8)[:width]
+        blocks = np.stack([np.zeros(width, np.uint8), data])
+        tensor = RawTensor("x", kind, (2, size), blocks)
+        assert not tensor.dequantize([0]).any()
+        assert tensor.dequantize([]).shape == (0, size)
+        with contextlib.suppress(ModelError):
+            assert np.isfinite(tensor.dequantize()).all()
+    with pytest.raises(ModelError, match="not finite"):
+        RawTensor("x", kind, (1, size), np.full((1, width), 0xFF, np.uint8)).dequantize()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.9, 0.999])

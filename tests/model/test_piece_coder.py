@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as NativeTokenizer
 
 from fluvial.errors import ModelError
-from fluvial.model import gguf, segment
+from fluvial.model import gguf, piece_coder, segment
 from fluvial.model.opening import choose_first_token
 from fluvial.model.piece_coder import list_merges
 from fluvial.model.tokenizer import Tokenizer
@@ -205,6 +205,17 @@ def test_merges_follow_scores_and_the_longer_left_part_goes_first() -> None:
         ("ab", "a"),
         ("a", "ba"),
     ]
+
+
+def test_pieces_that_can_be_made_in_too_many_ways_are_refused_before_they_are_listed() -> None:
+    pieces = {f"{number:b}": number for number in range(1, 2**12)} | {"0": 0}
+    pieces |= {f"0{token}": 2**13 + i for token, i in pieces.items()}
+    scores = -np.arange(2**14, dtype=np.float32)
+    with (
+        mock.patch.object(piece_coder, "MAX_MERGES", 1000),
+        pytest.raises(ModelError, match="in over 1,000 ways"),
+    ):
+        list_merges(pieces, scores=scores)
 
 
 @pytest.mark.parametrize(

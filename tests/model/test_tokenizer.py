@@ -202,6 +202,7 @@ def swap(index: int, token: Any) -> list[Any]:
         ({"tokens": swap(270, "x" * 5000)}, "5,000 characters long; at most 1,024"),
         ({"tokens": swap(270, "\ud800")}, "not valid Unicode"),
         ({"tokens": swap(0, " <|endoftext|>")}, "white space"),
+        ({"tokens": swap(0, "<" * 200)}, "special token.* is 200 characters long; at most 128"),
         ({"tokens": ["a"] * (2**20 + 1)}, "at most 1,048,576"),
         ({"token_type": np.array(KINDS[1:])}, "one integer for each"),
         ({"token_type": np.array(KINDS, np.float32)}, "one integer for each"),
