@@ -37,10 +37,10 @@ KEPT_ADAPTERS = 32
 
 @dataclass(eq=False)
 class _Share:
-    """Pages of one stretch of memory; forks share it until they grow."""
+    """Pages that the first of `members` holds; the others only look at its memory so far."""
 
+    members: "list[FallbackCache]"
     pages: int = 0
-    owners: int = 1
 
 
 @dataclass(eq=False)
@@ -51,11 +51,19 @@ class FallbackCache:
     generation: int
     tokens: list[int] = field(default_factory=list[int])
     snapshots: set[int] = field(default_factory=set[int])
-    share: _Share = field(default_factory=_Share)
+    share: _Share = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.share = _Share([self])
 
     @property
     def length(self) -> int:
         return len(self.tokens)
+
+    @property
+    def room_pages(self) -> int:
+        """Pages that this sequence may fill."""
+        return self.share.pages if self.share.members[0] is self else 0
 
 
 class FallbackDecoder:
@@ -69,12 +77,12 @@ class FallbackDecoder:
         *,
         context_tokens: int,
         threads: int,
-        cache_tokens: int | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         """Start the process and wait for it.
 
-        `cache_tokens`: tokens that all caches together may hold (default: two full contexts);
-        what recurrent layers keep beside their tokens is not counted.
+        `cache_bytes`: what all caches together may take (default: two full contexts); what
+        recurrent layers keep beside their tokens is not counted.
 
         Raises ModelError when transformers can't run the model.
         """
@@ -93,8 +101,11 @@ class FallbackDecoder:
         self._adapters: OrderedDict[str, None] = OrderedDict()
         facts = self._start()
         self.recurrent = not facts["can_trim"]
-        room = 2 * self.context_tokens if cache_tokens is None else cache_tokens
-        self.total_pages = self.free_pages = _count_pages(max(room, self.page_tokens))
+        page_bytes = PAGE_TOKENS * facts["token_bytes"]
+        pages = 2 * _count_pages(self.context_tokens)
+        if cache_bytes is not None and page_bytes:
+            pages = max(1, cache_bytes // page_bytes)
+        self.total_pages = self.free_pages = pages
         log.warning("%s runs on transformers, slower than a family built in", self._family)
 
     def new_cache(self) -> FallbackCache:
@@ -105,20 +116,18 @@ class FallbackDecoder:
     def reserve(self, cache: FallbackCache, tokens: int) -> bool:
         """Make room for `tokens` in all. False, and nothing changed, when too few pages are free.
 
-        A fork that shares memory gets its own here: growing copies all of it.
+        A fork gets pages of its own here: growing copies all that it looked at.
         """
-        wanted, share = _count_pages(tokens), cache.share
-        held = 0 if share.owners > 1 else share.pages
+        wanted, held = _count_pages(tokens), cache.room_pages
         if wanted <= held:
             return True
         if wanted - held > self.free_pages:
             return False
         self.free_pages -= wanted - held
-        if share.owners > 1:
-            share.owners -= 1
-            cache.share = _Share(wanted)
-        else:
-            share.pages = wanted
+        if cache.share.members[0] is not cache:
+            cache.share.members.remove(cache)
+            cache.share = _Share([cache])
+        cache.share.pages = wanted
         return True
 
     def step(self, parts: "Sequence[Part]") -> list[Floats]:
@@ -166,6 +175,7 @@ class FallbackDecoder:
     def fork(self, cache: FallbackCache, length: int) -> FallbackCache:
         """Return a new sequence of the first `length` tokens, which shares memory until it grows.
 
+        Its pages are counted once it grows, or once the sequence it came from is released.
         Raises EngineError for a length that is not restorable.
         """
         fresh = self.new_cache()
@@ -175,7 +185,8 @@ class FallbackDecoder:
             self._ask({"do": "fork", **numbers, "length": length})
             fresh.tokens = cache.tokens[:length]
             fresh.snapshots = {n for n in cache.snapshots if n <= length}
-            fresh.share, cache.share.owners = cache.share, cache.share.owners + 1
+            fresh.share = cache.share
+            fresh.share.members.append(fresh)
         return fresh
 
     def truncate(self, cache: FallbackCache, length: int) -> None:
@@ -189,18 +200,17 @@ class FallbackDecoder:
             self._drop(cache)
         del cache.tokens[length:]
         cache.snapshots = {n for n in cache.snapshots if n <= length}
-        if cache.share.owners == 1:
-            surplus = cache.share.pages - _count_pages(length)
-            self._give_back(cache.share, max(0, surplus))
+        if cache.share.members[0] is cache:
+            self._shrink(cache.share, length)
 
     def release(self, cache: FallbackCache) -> None:
         """Give everything back; the cache must not be used again."""
         self._drop(cache)
-        share, cache.share = cache.share, _Share()
-        share.owners -= 1
-        if not share.owners:
-            self._give_back(share, share.pages)
-        cache.tokens, cache.snapshots = [], set()
+        share, was_first = cache.share, cache.share.members[0] is cache
+        share.members.remove(cache)
+        if was_first:
+            self._shrink(share, max((fork.length for fork in share.members), default=0))
+        cache.tokens, cache.snapshots, cache.share = [], set(), _Share([cache])
 
     def export(self, cache: FallbackCache) -> dict[str, NDArray[Any]]:
         """Copy a sequence's state out, for keeping on disk."""
@@ -241,9 +251,10 @@ class FallbackDecoder:
             self._child = None
             self._generation += 1
 
-    def _give_back(self, share: _Share, pages: int) -> None:
-        share.pages -= pages
-        self.free_pages += pages
+    def _shrink(self, share: _Share, length: int) -> None:
+        surplus = max(0, share.pages - _count_pages(length))
+        share.pages -= surplus
+        self.free_pages += surplus
 
     def _is_alive(self, cache: FallbackCache) -> bool:
         return not cache.tokens or cache.generation == self._generation
@@ -260,8 +271,7 @@ class FallbackDecoder:
         cache: FallbackCache = part.cache
         self._check_alive(cache)
         total = cache.length + len(part.tokens)
-        room = 0 if cache.share.owners > 1 else cache.share.pages
-        if total > self.context_tokens or _count_pages(total) > room:
+        if total > self.context_tokens or _count_pages(total) > cache.room_pages:
             raise ContextLengthError(
                 f"{total} tokens do not fit the room that was reserved, or the context of "
                 f"{self.context_tokens}"

@@ -32,8 +32,11 @@ class Runner:
         self._states: dict[int, State] = {}
         self._snapshots: dict[int, dict[int, State]] = {}
         self._adapters: dict[str, AdapterTensors] = {}
-        self._like = _check_steps(module)
-        self.can_trim = self._like.can_trim
+        self._like, two = _check_steps(module)
+        self.facts = {
+            "can_trim": self._like.can_trim,
+            "token_bytes": two.count_bytes() - self._like.count_bytes(),
+        }
 
     def answer(self, header: dict[str, Any], body: bytes) -> Reply:
         """Do one request; errors become an `error` in the reply."""
@@ -104,8 +107,8 @@ class Runner:
         return state.rewind(self._snapshots[number][length])
 
 
-def _check_steps(module: Fallback) -> State:
-    """Return the state after the first token of a trial.
+def _check_steps(module: Fallback) -> tuple[State, State]:
+    """Return the states after one and after two tokens of a trial.
 
     Raises ModelError for a family whose state does not go on as the whole sequence would.
     """
@@ -124,7 +127,7 @@ def _check_steps(module: Fallback) -> State:
             f"{module.declaration.family} gives other answers token by token than at once "
             f"({distance:.1%} apart), so it can't be run"
         )
-    return states[0]
+    return states[0], states[1]
 
 
 _ACTIONS: dict[str, Callable[[Runner, dict[str, Any], bytes], Reply]] = {
@@ -161,7 +164,7 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     except FluvialError as error:
         write_frame(replies, {"error": error.message})
         return
-    write_frame(replies, {"can_trim": runner.can_trim})
+    write_frame(replies, runner.facts)
     while True:
         write_frame(replies, *runner.answer(*read_frame(requests)))
 

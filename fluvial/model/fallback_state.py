@@ -63,6 +63,10 @@ class State:
         ]
         return State(cache, length=stripped.length)
 
+    def count_bytes(self) -> int:
+        """Return the size of all tensors."""
+        return sum(t.nbytes for layer in self._cache.layers for t in _list_tensors(layer).values())
+
     def export(self) -> Arrays:
         """Copy out every tensor, as `N.NAME` for layer N."""
         return {

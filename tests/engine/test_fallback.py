@@ -40,7 +40,10 @@ def checkpoint(reference: PreTrainedModel) -> OutlinedCheckpoint:
 
 @pytest.fixture(scope="module")
 def shared(checkpoint: OutlinedCheckpoint) -> Iterator[FallbackDecoder]:
-    decoder = FallbackDecoder(checkpoint, context_tokens=256, threads=1, cache_tokens=320)
+    token_bytes = 4 * 2 * 64 * 3 if "neox" in checkpoint.declaration.family else 4 * 2 * 32 * 4
+    decoder = FallbackDecoder(
+        checkpoint, context_tokens=256, threads=1, cache_bytes=320 * token_bytes
+    )
     yield decoder
     decoder.close()
 
@@ -150,13 +153,19 @@ def test_forks_share_pages_until_they_grow(decoder: FallbackDecoder) -> None:
     cache = _begin(decoder, 60)
     decoder.step([Part(cache, IDS)])
     assert decoder.free_pages == 16
-    fork = decoder.fork(cache, 60)
+    fork, other = decoder.fork(cache, 60), decoder.fork(cache, 60)
     assert decoder.free_pages == 16
     with pytest.raises(ContextLengthError):
         decoder.step([Part(fork, [5])])
+    decoder.step([Part(cache, [5])])
     assert decoder.reserve(fork, 61)
     assert decoder.free_pages == 12
+    assert decoder.reserve(cache, 100)
+    assert decoder.free_pages == 9
     decoder.release(cache)
+    assert decoder.free_pages == 12, "the other fork holds what it looked at"
+    decoder.release(other)
+    assert decoder.free_pages == 16
     decoder.release(fork)
 
 
