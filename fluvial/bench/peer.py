@@ -27,7 +27,7 @@ def check_installed() -> str:
     if importlib.util.find_spec("xllamacpp") is None:
         raise UnsupportedError(
             "this benchmark measures against llama.cpp, which is not installed: "
-            "install it with `pip install xllamacpp`"
+            "install it with `pip install 'fluvial[bench]'`"
         )
     return importlib.metadata.version("xllamacpp")
 

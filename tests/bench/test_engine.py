@@ -128,7 +128,7 @@ def test_without_the_peer_it_says_how_to_get_it(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UnsupportedError, match="pip install xllamacpp"):
+    with pytest.raises(UnsupportedError, match=r"pip install 'fluvial\[bench\]'"):
         run([Target(name="tiny", path=tiny_model)], graph_dir=tmp_path, plan=QUICK)
 
 
