@@ -8,10 +8,11 @@ from dataclasses import replace
 from fluvial.config import Settings
 from fluvial.errors import ConflictError, InputError, NotFoundError, StorageError
 from fluvial.service import prompt, tool
+from fluvial.service.call import CallingGeneration
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, Generation, History, Reader
 from fluvial.service.state import last_id, make_title
-from fluvial.service.tool import NO_TOOLS, CallingGeneration, ToolUse
+from fluvial.service.tool import NO_TOOLS, ToolUse
 from fluvial.service.turn import Turn
 from fluvial.service.writing import Writing
 from fluvial.store import UNSET, Store, Unset
@@ -79,6 +80,7 @@ class Chat:
         tools = use.offered
         prompt.check_size(messages, engine=self._engine, token_bytes=self._token_bytes, tools=tools)
         tool.check_results(messages)
+        bare = use.list_bare(answer=sampling.grammar)
         grammar = tool.build_grammar(use, answer=sampling.grammar)
         sampling = replace(sampling, grammar=grammar)
         try:
@@ -89,7 +91,9 @@ class Chat:
             if tools and error.code == "grammar_refused":
                 raise InputError(error.message, code=error.code, param="tools") from None
             raise
-        return [CallingGeneration(each) for each in generations] if tools else generations
+        return (
+            [CallingGeneration(each, bare=bare) for each in generations] if tools else generations
+        )
 
     def _begin_loose(self, generation: Generation) -> Turn:
         claim = _Claim()

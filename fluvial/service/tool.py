@@ -1,31 +1,34 @@
-"""Tool calls: which ones an answer may hold, as a grammar, and how they are read out of its text.
+"""Which tool calls an answer may hold, as a grammar. `call.py` reads them out of its text.
 
 The grammar holds for every call, also where the model is free to call or not: what comes out is
 always a name that was offered and JSON that follows its schema.
+
+Small models forget the marks around a call. So where text is free, an answer that begins as the
+bare JSON of a call, perhaps in a Markdown fence, is one call, too, and held to the schema.
 """
 
 import json
 import re
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 from fluvial.engine import grammar
 from fluvial.errors import InputError
 from fluvial.model.tool_format import CALL_BEGIN, CALL_END
-from fluvial.service.protocol import Generation
-from fluvial.types import CallDelta, Delta, Grammar, Message, Tool
+from fluvial.types import Grammar, Message, Tool
 
 MAX_TOOLS = 64
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NO_PARAMETERS = '{"type": "object", "properties": {}, "additionalProperties": false}'
 
-_NAME_BEGIN, _ARGUMENTS_BEGIN, _OBJECT_END = '{"name": "', '", "arguments": ', "}"
-_HEAD = re.compile(re.escape(_NAME_BEGIN) + r"([A-Za-z0-9_-]+)" + re.escape(_ARGUMENTS_BEGIN))
-_TAIL = _OBJECT_END + CALL_END
+NAME_BEGIN, ARGUMENTS_BEGIN, OBJECT_END = '{"name": "', '", "arguments": ', "}"
+TAIL = OBJECT_END + CALL_END
 _TRIGGER = CALL_BEGIN.rstrip()
 _ANY_TEXT = r"/(.|\n)*/"
+FENCE = "```json"
+BARE_HEAD = r'[ \n]{0,4}(```json\n)?\{[ \n]{0,8}"name":[ ]?"(NAME)",[ \n]{0,8}"arguments":'
+_BARE_TAIL = r"[ \n]{0,8}\}(\n{0,2}```)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,11 @@ class ToolUse:
     def offered(self) -> tuple[Tool, ...]:
         """The tools that the model is told of: none where it may not call any."""
         return () if self.choice == "none" else self.tools
+
+    def list_bare(self, *, answer: Grammar | None) -> tuple[str, ...]:
+        """Return the names that make a call of bare JSON: none where JSON may be the answer."""
+        free = self.choice == "auto" and answer is None
+        return tuple(tool.name for tool in self.tools) if free else ()
 
 
 NO_TOOLS = ToolUse()
@@ -66,12 +74,13 @@ def build_grammar(use: ToolUse, *, answer: Grammar | None) -> Grammar | None:
             param="tool_choice",
         )
     rules = [_begin(use, answer=answer)]
-    rules.append(
-        'body: "\\n" (' + " | ".join(f"tool_{n}" for n in callable_) + f") {_quote(_TAIL)}"
-    )
+    rules.append('body: "\\n" (' + " | ".join(f"tool_{n}" for n in callable_) + f") {_quote(TAIL)}")
     for n in callable_:
-        head = _quote(_NAME_BEGIN + use.tools[n].name + _ARGUMENTS_BEGIN)
-        rules.append(f"tool_{n}: {head} %json {schemas[n]}")
+        head = _quote(NAME_BEGIN + use.tools[n].name + ARGUMENTS_BEGIN)
+        rules += [f"tool_{n}: {head} args_{n}", f"args_{n}: %json {schemas[n]}"]
+    for n, name in enumerate(use.list_bare(answer=answer)):
+        rules.append(f'bare_{n}: head_{n} " "? args_{n} BARE_TAIL')
+        rules.append(f"head_{n}[lazy]: /{BARE_HEAD.replace('NAME', name)}/")
     text = "\n".join(rules)
     if len(text.encode()) > grammar.MAX_GRAMMAR_BYTES:
         raise InputError(
@@ -107,9 +116,10 @@ def _begin(use: ToolUse, *, answer: Grammar | None) -> str:
             )
         schema = grammar.confine(answer.text or '{"type": "object"}', param="response_format")
         return f"start: {calls} | answer\nanswer: %json {schema}"
-    lazy = f"begin[lazy]: TEXT {_quote(_TRIGGER)}\nTEXT: {_ANY_TEXT}"
-    free = "start: (begin body)* TEXT" if use.parallel else "start: TEXT | begin body"
-    return f"{free}\n{lazy}"
+    lazy = f"begin[lazy]: TEXT {_quote(_TRIGGER)}\nTEXT: {_ANY_TEXT}\nBARE_TAIL: /{_BARE_TAIL}/"
+    free = "(begin body)* TEXT" if use.parallel else "TEXT | begin body"
+    bare = " | ".join(f"bare_{n}" for n in range(len(use.tools)))
+    return f"start: {free} | {bare}\n{lazy}"
 
 
 def _read_schema(tool: Tool, *, place: int) -> str:
@@ -123,137 +133,3 @@ def _read_schema(tool: Tool, *, place: int) -> str:
 
 def _quote(text: str) -> str:
     return json.dumps(text)
-
-
-class CallReader:
-    """Splits an answer into text and calls, while it comes in pieces of any size.
-
-    Invariant: under any splitting the same text, and the same calls with the same arguments. White
-    space before and after calls is no text. Nothing of a call is ever shown as text.
-    """
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._state: Literal["text", "head", "arguments", "tail"] = "text"
-        self._depth = 0
-        self._quoted = False
-        self._escaped = False
-        self._calls = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether there were calls, and none is unfinished."""
-        return self._calls > 0 and self._state == "text"
-
-    def push(self, text: str) -> tuple[str, list[CallDelta]]:
-        """Take in a piece; return the text that is no call, and the pieces of calls."""
-        self._held += text
-        shown: list[str] = []
-        calls: list[CallDelta] = []
-        while self._step(shown, calls):
-            pass
-        return "".join(shown), calls
-
-    def finish(self) -> str:
-        """Return the text that was held back; an unfinished call is none."""
-        held, self._held = self._held, ""
-        return held if self._state == "text" and not (self._calls and held.isspace()) else ""
-
-    def _step(self, shown: list[str], calls: list[CallDelta]) -> bool:
-        """Move on by one state; return whether there may be more to do."""
-        if self._state == "text":
-            return self._read_text(shown)
-        if self._state == "head":
-            return self._read_head(calls)
-        if self._state == "arguments":
-            return self._read_arguments(calls)
-        if len(self._held) < len(_TAIL):
-            return False
-        self._held, self._state = self._held[len(_TAIL) :], "text"
-        return True
-
-    def _read_text(self, shown: list[str]) -> bool:
-        at = self._held.find(CALL_BEGIN)
-        if at >= 0:
-            shown.append(self._held[:at].rstrip())
-            self._held, self._state = self._held[at + len(CALL_BEGIN) :], "head"
-            return True
-        safe = _find_safe(self._held)
-        if self._held[:safe]:
-            shown.append(self._held[:safe])
-        self._held = self._held[safe:]
-        return False
-
-    def _read_head(self, calls: list[CallDelta]) -> bool:
-        head = _HEAD.match(self._held)
-        if head is None:
-            return False
-        call_id = f"call_{secrets.token_hex(12)}"
-        calls.append(CallDelta(index=self._calls, id=call_id, name=head[1]))
-        self._held, self._state = self._held[head.end() :], "arguments"
-        self._calls += 1
-        return True
-
-    def _read_arguments(self, calls: list[CallDelta]) -> bool:
-        end = next((n + 1 for n, char in enumerate(self._held) if self._closes(char)), None)
-        part = self._held[:end]
-        if part:
-            calls.append(CallDelta(index=self._calls - 1, arguments=part))
-        self._held = self._held[len(part) :]
-        if end is None:
-            return False
-        self._state = "tail"
-        return True
-
-    def _closes(self, char: str) -> bool:
-        """Follow the arguments; tell whether `char` is their last one."""
-        if self._escaped:
-            self._escaped = False
-        elif self._quoted:
-            self._escaped = char == "\\"
-            self._quoted = char != '"'
-        elif char == '"':
-            self._quoted = True
-        elif char in "{[":
-            self._depth += 1
-        elif char in "}]":
-            self._depth -= 1
-            return self._depth == 0
-        return False
-
-
-def _find_safe(text: str) -> int:
-    """Return up to where `text` can't belong to a call: white space and a beginning of one can."""
-    for size in range(min(len(CALL_BEGIN) - 1, len(text)), 0, -1):
-        if CALL_BEGIN.startswith(text[-size:]):
-            text = text[:-size]
-            break
-    return len(text.rstrip())
-
-
-class CallingGeneration:
-    """A generation whose calls are read out of its text: deltas carry them as `calls`."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
-        self._reader = CallReader()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Delta:
-        while True:
-            delta = await self._generation.__anext__()
-            text, calls = self._reader.push(delta.text)
-            finish = delta.finish
-            if finish is not None:
-                text += self._reader.finish()
-                if finish == "stop" and self._reader.complete:
-                    finish = "tool_calls"
-            delta = replace(delta, text=text, calls=tuple(calls), finish=finish)
-            if text or calls or finish or delta.logprobs:
-                return delta
-
-    def cancel(self) -> None:
-        """Stop the answer."""
-        self._generation.cancel()

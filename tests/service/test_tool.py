@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from fluvial.engine.grammar import MAX_GRAMMAR_BYTES, GrammarCompiler
 from fluvial.errors import InputError
+from fluvial.service.call import CallingGeneration, CallReader
 from fluvial.service.tool import (
     MAX_TOOLS,
     NO_PARAMETERS,
-    CallingGeneration,
-    CallReader,
     ToolUse,
     build_grammar,
     check_results,
@@ -72,6 +71,38 @@ def test_free_choice_allows_text_and_sound_calls_among_it() -> None:
         assert allows(grammar, text), text
     for text in (WRONG, OTHER, f"{NOW}\n{OTHER}", "<tool_call>", "a<tool_call> b", NOW[:-5]):
         assert not allows(grammar, text), text
+
+
+BARE = '{"name": "now", "arguments": {}}'
+FENCED = '```json\n{\n  "name": "look_up",\n  "arguments": {\n    "city": "x"\n  }\n}\n```'
+
+
+def test_bare_json_of_a_call_is_one_where_text_is_free() -> None:
+    grammar = build_grammar(ToolUse(tools=TOOLS), answer=None)
+    for text in (BARE, FENCED, '{"name": "rm"}', '{"name": "Ann"}', "```json\n[]\n```"):
+        assert allows(grammar, text), text
+    for text in (
+        '{"name": "now", "arguments": {"a": 1}}',
+        '{"name": "now", "arguments": 5}',
+        BARE + " and more",
+        BARE[:-1],
+        FENCED.replace("city", "town"),
+    ):
+        assert not allows(grammar, text), text
+    names = ("look_up", "now")
+    assert read(BARE, bare=names) == ("", [("now", "{}")], True)
+    assert read(FENCED, bare=names) == ("", [("look_up", '{\n    "city": "x"\n  }')], True)
+    assert read(BARE) == (BARE, [], False)
+    assert read(BARE[:-1], bare=names)[2] is False
+    assert read("  {", bare=names) == ("  {", [], False)
+
+
+def test_bare_json_is_no_call_where_json_may_be_the_answer() -> None:
+    free = ToolUse(tools=TOOLS)
+    assert free.list_bare(answer=None) == ("look_up", "now")
+    assert free.list_bare(answer=Grammar(kind="json_object")) == ()
+    assert ToolUse(tools=TOOLS, choice="required").list_bare(answer=None) == ()
+    assert ToolUse(tools=TOOLS, choice="none").list_bare(answer=None) == ()
 
 
 def test_one_call_at_most_where_calls_are_not_parallel() -> None:
@@ -183,9 +214,9 @@ def test_many_tools_fit() -> None:
 Read = tuple[str, list[tuple[str | None, str]], bool]
 
 
-def read(text: str, *, cuts: Sequence[int] = ()) -> Read:
+def read(text: str, *, cuts: Sequence[int] = (), bare: Sequence[str] = ()) -> Read:
     """Read a text in pieces; return its text, its calls, and whether they are complete."""
-    reader = CallReader()
+    reader = CallReader(bare=bare)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
     shown, names, arguments = "", dict[int, str | None](), dict[int, str]()
     for start, end in zip(edges, edges[1:], strict=False):
@@ -218,12 +249,31 @@ def test_a_call_that_was_cut_off_is_not_complete_and_never_text(length: int) -> 
     assert all(name == "look_up" for name, _ in calls)
 
 
-parts = st.sampled_from([LOOK, NOW, "\n", " ", "a", "<", "<tool_call", "tool_call>", "é字", "{}"])
+parts = st.sampled_from(
+    [
+        BARE,
+        FENCED,
+        BARE[:20],
+        "{",
+        "```json\n",
+        LOOK,
+        NOW,
+        "\n",
+        " ",
+        "a",
+        "<",
+        "<tool_call",
+        "tool_call>",
+        "é字",
+        "{}",
+    ]
+)
 
 
 @given(st.lists(parts, max_size=6).map("".join), st.lists(st.integers(0, 500), max_size=40))
 def test_any_splitting_reads_the_same(text: str, cuts: list[int]) -> None:
-    assert read(text, cuts=cuts) == read(text)
+    for bare in ((), ("look_up", "now")):
+        assert read(text, cuts=cuts, bare=bare) == read(text, bare=bare)
 
 
 class Script:
