@@ -72,6 +72,7 @@ class Engine:
         self.template = template
         self._grammars = GrammarCompiler(tokenizer)
         self._vocab_size = min(decoder.vocab_size, tokenizer.vocab_size)
+        self._decoder = decoder
         self._answer_tokens = answer_tokens
         self._spill = spill
         self._clock = clock
@@ -211,6 +212,8 @@ class Engine:
         self._thread.join()
         if self._spill is not None:
             self._spill.close()
+        # Some decoders have a process of their own.
+        getattr(self._decoder, "close", lambda: None)()
         self.template.close()
 
     def __enter__(self) -> Self:
@@ -272,8 +275,10 @@ class Engine:
             self._obey()
             if not self._step():
                 self._wake.wait(self._batch.idle_s())
-        self._batch.close()
-        self._obey()
+        try:
+            self._batch.close()
+        finally:
+            self._obey()
 
     def _step(self) -> bool:
         try:

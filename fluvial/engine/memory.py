@@ -1,9 +1,13 @@
 """Pages for the sequences that run: taken from kept prefixes when none are free."""
 
+import logging
+
 from fluvial.engine.prefix import Origin, PrefixStore
 from fluvial.engine.protocol import Decoder
 from fluvial.engine.sequence import Sequence
-from fluvial.engine.spill import digest
+from fluvial.engine.spill_file import digest
+
+log = logging.getLogger(__name__)
 
 
 class Memory:
@@ -20,19 +24,19 @@ class Memory:
         beginning is not computed again. Raises what the adapter's source raises.
         """
         row.ask_version()
-        tokens = row.tokens[: row.pure_tokens]
-        if row.pure_tokens < len(row.tokens):
-            tokens = row.tokens[: row.pure_tokens + 1]  # one more, which is never taken
-        cache = self.prefixes.fork(tokens, origin=origin_of(row), now_s=now_s)
-        if cache is None:
-            cache = self._decoder.new_cache()
-        while not self._fits(cache, len(row.tokens) + 1, spare_pages):
+        # The last token is always computed: its logits are what the answer goes on from.
+        most_tokens = min(row.pure_tokens, len(row.tokens) - 1)
+        row.cache = self.prefixes.fork(
+            row.tokens, most_tokens=most_tokens, origin=origin_of(row), now_s=now_s
+        )
+        if row.cache is None:
+            row.cache = self._decoder.new_cache()
+        while not self._fits(row.cache, len(row.tokens) + 1, spare_pages):
             if not self.prefixes.drop_oldest():
-                self._decoder.release(cache)
+                self.drop(row)
                 return False
-        row.cache = cache
         if row.cached_tokens is None:
-            row.cached_tokens = cache.length
+            row.cached_tokens = row.cache.length
         return True
 
     def grow(self, row: Sequence, tokens: int) -> bool:
@@ -67,14 +71,15 @@ class Memory:
 
     def finish(self, row: Sequence, *, now_s: float) -> None:
         """Keep the cache of a row that has ended for the next turn, where one version made it."""
-        if row.cache is None:
-            return
-        if row.may_keep and 0 < row.cache.length <= row.pure_tokens:
-            self._decoder.snapshot(row.cache)
-            cache, row.cache = row.cache, None
-            self.prefixes.keep(cache, origin=origin_of(row), now_s=now_s)
-        else:
-            self.drop(row)
+        if row.cache is not None and row.may_keep and 0 < row.cache.length <= row.pure_tokens:
+            try:
+                self._decoder.snapshot(row.cache)
+            except Exception:
+                log.exception("the end of an answer could not be kept")
+            else:
+                cache, row.cache = row.cache, None
+                self.prefixes.keep(cache, origin=origin_of(row), now_s=now_s)
+        self.drop(row)
 
     def _fits(self, cache: object, tokens: int, spare_pages: int) -> bool:
         enough = self._decoder.reserve(cache, tokens)

@@ -6,10 +6,10 @@ Rules of reuse, each of which guards correctness or privacy:
   never shows through timing in, another's answer.
 - A cache is reused only under the adapter key that computed all of it.
 - It is shared, not handed over: pages are counted by reference, and only whole ones are common.
-- The last token of a prompt is always computed: its logits are what the answer begins from.
 - What is thrown out goes to disk where there is one (see spill.py), and comes back from there.
 """
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluvial.engine.protocol import Decoder
-from fluvial.engine.spill import Spill, digest
+from fluvial.engine.spill import Spill
+from fluvial.engine.spill_file import digest
 from fluvial.errors import FluvialError
+
+log = logging.getLogger(__name__)
 
 CLOSING_S = 10.0
 """How long an end may be held up by what is still to be written."""
@@ -69,11 +72,14 @@ class PrefixStore:
         """The caches kept now."""
         return [entry.cache for entry in self._entries.values()]
 
-    def fork(self, tokens: Sequence[int], *, origin: Origin, now_s: float) -> Any | None:
+    def fork(
+        self, tokens: Sequence[int], *, most_tokens: int, origin: Origin, now_s: float
+    ) -> Any | None:
         """Return a cache of the longest known beginning of `tokens`; None where there is none.
 
-        It is shorter than `tokens`.
+        It holds at most `most_tokens`.
         """
+        tokens = tokens[:most_tokens]
         wanted = np.asarray(tokens, np.int32)
         best, length = self._find(wanted, origin=origin)
         if self._spill is not None and self._fetch(tokens, origin=origin, over=length, now_s=now_s):
@@ -144,7 +150,7 @@ class PrefixStore:
     def _find(self, wanted: Tokens, *, origin: Origin) -> tuple[_Entry | None, int]:
         best, most = None, 0
         for entry in self._groups.get((origin.owner, origin.key), {}).values():
-            common = min(_count_common(entry.tokens, wanted), len(wanted) - 1)
+            common = _count_common(entry.tokens, wanted)
             if common > most:
                 common = self._decoder.restorable(entry.cache, common)
             if common > most:
@@ -198,15 +204,20 @@ class PrefixStore:
         self._decoder.release(entry.cache)
 
     def _throw_out(self, entry: _Entry) -> None:
-        if self._spill is not None:
+        """Send `entry` to disk, where there is one, and remove it. What can't be sent is lost."""
+        whole = self._decoder.restorable(entry.cache, len(entry.tokens)) == len(entry.tokens)
+        if self._spill is not None and whole:
             origin = entry.origin
-            self._spill.put(
-                entry.tokens,
-                export=lambda: self._decoder.export(entry.cache),
-                lane=origin.lane,
-                owner=origin.owner,
-                key=origin.key,
-            )
+            try:
+                self._spill.put(
+                    entry.tokens,
+                    export=lambda: self._decoder.export(entry.cache),
+                    lane=origin.lane,
+                    owner=origin.owner,
+                    key=origin.key,
+                )
+            except Exception:
+                log.exception("a conversation's cache could not be kept")
         self._remove(entry)
 
 

@@ -2,37 +2,39 @@
 
     folder/<digest of owner, checkpoint, adapter key and tokens>.safetensors
 
-Each file holds what the decoder exported and the tokens it stands for; its header names the format,
-the checkpoint, the engine's version and the lane (its digest). Files are private (mode 600), are
-lost without harm, and are deleted when they are damaged, of another checkpoint or version, or the
-least lately used over the budget. Writing happens on a thread of its own.
+Each file holds what the decoder exported and the tokens it stands for (see spill_file.py). Files
+are private (mode 600), are lost without harm, and are deleted when they are damaged, of another
+checkpoint or version, or the least lately used over the budget. Writing happens on a thread of its
+own.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import threading
-import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-Tensors = Mapping[str, NDArray[Any]]
+from fluvial.engine.spill_file import (
+    FORMAT,
+    LINK_TOKENS,
+    Tensors,
+    count_links,
+    digest,
+    make_chain,
+    read_file,
+    read_header,
+    write_file,
+)
 
-FORMAT = "fluvial-cache-1"
-LINK_TOKENS = 16
-"""Tokens of each link in the chain of digests by which beginnings are compared."""
 LEAST_TOKENS = 64
 """Shorter prefixes are computed again as fast as they are read."""
 PENDING_BYTES = 256 * 2**20
@@ -40,8 +42,6 @@ PENDING_BYTES = 256 * 2**20
 SPARE_BYTES = 2**30
 """Room on the disk that caches leave to others."""
 
-_MAX_HEADER_BYTES = 10_000_000
-_LINK_CHARS = 16
 _log = logging.getLogger(__name__)
 
 
@@ -109,7 +109,7 @@ class Spill:
         if len(tokens) < LEAST_TOKENS:
             return
         salt = self._salt(owner, key)
-        links, name = _chain(tokens, salt)
+        links, name = make_chain(tokens, salt)
         with self._changed:
             known = self._kept.get(name)
             if known is not None:
@@ -141,9 +141,9 @@ class Spill:
             group = [kept for kept in self._kept.values() if kept.salt == salt]
         if not group:
             return None
-        links, _ = _chain(np.asarray(tokens, np.int32), salt)
-        best = max(group, key=lambda kept: _count_links(kept.chain, links))
-        common = _count_links(best.chain, links) * LINK_TOKENS
+        links, _ = make_chain(np.asarray(tokens, np.int32), salt)
+        best = max(group, key=lambda kept: count_links(kept.chain, links))
+        common = count_links(best.chain, links) * LINK_TOKENS
         if common == 0:
             return None
         return Found(kept=best, common_tokens=common)
@@ -155,9 +155,9 @@ class Spill:
             self._touch(kept)
             tensors = kept.tensors
         if tensors is None:
-            tensors = _read(self._folder / f"{kept.name}.safetensors", name=kept.name)
+            tensors = read_file(self._path(kept))
         tokens = None if tensors is None else tensors.get("tokens")
-        if tensors is None or tokens is None or _chain(tokens, kept.salt)[1] != kept.name:
+        if tensors is None or tokens is None or make_chain(tokens, kept.salt)[1] != kept.name:
             self.discard(found)
             return None
         prefix = "cache."
@@ -223,27 +223,14 @@ class Spill:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(self._folder).free < SPARE_BYTES + kept.size_bytes:
             return None
-        arrays = {name: np.ascontiguousarray(array) for name, array in kept.tensors.items()}
         header = {
-            "format": FORMAT,
             "checkpoint": self._checkpoint,
             "version": self._version,
             "salt": kept.salt,
             "lane": kept.lane,
             "chain": kept.chain,
-            "crc32": str(_checksum(arrays)),
         }
-        data = safetensors.numpy.save(arrays, metadata=header)
-        path = self._folder / f"{kept.name}.safetensors"
-        temporary = self._folder / f".{secrets.token_hex(8)}.tmp"
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return len(data)
+        return write_file(self._path(kept), kept.tensors, header=header)
 
     def _take_over(self) -> None:
         """List what is there, oldest first; delete what isn't ours to use."""
@@ -262,7 +249,7 @@ class Spill:
         self._enforce_budget()
 
     def _recognise(self, path: Path) -> Kept | None:
-        header = _read_header(path) if path.suffix == ".safetensors" else None
+        header = read_header(path) if path.suffix == ".safetensors" else None
         if header is None or (header.get("format"), header.get("version")) != (
             FORMAT,
             self._version,
@@ -302,81 +289,16 @@ class Spill:
             with contextlib.suppress(ValueError):
                 self._pending.remove(kept)
         with contextlib.suppress(OSError):
-            (self._folder / f"{kept.name}.safetensors").unlink(missing_ok=True)
+            self._path(kept).unlink(missing_ok=True)
 
     def _touch(self, kept: Kept) -> None:
         if kept.name in self._kept:
             self._kept.move_to_end(kept.name)
             with contextlib.suppress(OSError):
-                os.utime(self._folder / f"{kept.name}.safetensors")
+                os.utime(self._path(kept))
+
+    def _path(self, kept: Kept) -> Path:
+        return self._folder / f"{kept.name}.safetensors"
 
     def _salt(self, owner: str, key: str | None) -> str:
         return digest(json.dumps([self._checkpoint, owner, key]))
-
-
-def _chain(tokens: NDArray[np.int32], salt: str) -> tuple[str, str]:
-    """Return the digests of all whole links, one after another, and one of everything."""
-    state = hashlib.blake2b(salt.encode(), digest_size=32)
-    links: list[str] = []
-    whole = len(tokens) - len(tokens) % LINK_TOKENS
-    data = np.ascontiguousarray(tokens, np.int32).tobytes()
-    for start in range(0, whole, LINK_TOKENS):
-        state.update(data[4 * start : 4 * (start + LINK_TOKENS)])
-        links.append(state.hexdigest()[:_LINK_CHARS])
-    state.update(data[4 * whole :])
-    return "".join(links), state.hexdigest()
-
-
-def _count_links(left: str, right: str) -> int:
-    """Count the links that are the same; each stands for all tokens up to its end."""
-
-    def same(count: int) -> bool:
-        at = slice(_LINK_CHARS * (count - 1), _LINK_CHARS * count)
-        return left[at] == right[at]
-
-    low, high = 0, min(len(left), len(right)) // _LINK_CHARS
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if same(middle) else (low, middle - 1)
-    return low
-
-
-def digest(text: str) -> str:
-    """Return a name for `text` that doesn't tell it."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _checksum(arrays: Tensors) -> int:
-    total = 0
-    for name in sorted(arrays):
-        label = f"{name} {arrays[name].dtype} {arrays[name].shape}"
-        total = zlib.crc32(label.encode(), total)
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), total)
-    return total
-
-
-def _read(path: Path, *, name: str) -> Tensors | None:
-    try:
-        header = _read_header(path)
-        arrays = safetensors.numpy.load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        _log.warning("the cache %s is damaged: %s", name[:12], error)
-        return None
-    if header is None or header.get("crc32") != str(_checksum(arrays)):
-        _log.warning("the cache %s is damaged: its checksum differs", name[:12])
-        return None
-    return arrays
-
-
-def _read_header(path: Path) -> dict[str, Any] | None:
-    """Return the metadata of a safetensors file; None where there is none to trust."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _MAX_HEADER_BYTES:
-                return None
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError):
-        return None
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    return found if isinstance(found, dict) else None

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluvial.engine import spill as module
+from fluvial.engine import spill_file
 from fluvial.engine.spill import Spill
 
 Open = Callable[..., Spill]
@@ -205,7 +206,7 @@ def test_hostile_files_are_deleted(
 ):
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "a.safetensors").write_bytes(data)
-    text = json.dumps({"__metadata__": {"format": module.FORMAT, **header}}).encode()
+    text = json.dumps({"__metadata__": {"format": spill_file.FORMAT, **header}}).encode()
     (folder / "b.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     (folder / "c.safetensors").write_bytes((2**62).to_bytes(8, "little") + data)
     (folder / "left.tmp").write_bytes(data)
@@ -250,18 +251,18 @@ def test_what_waits_for_a_slow_disk_is_bounded(open_spill: Open, monkeypatch: py
 def test_links_in_common_are_the_whole_ones(left: list[int], right: list[int]):
     right = left[:50] + right
     arrays = [np.array(tokens, np.int32) for tokens in (left, right)]
-    chains = [module._chain(tokens, "salt") for tokens in arrays]
+    chains = [spill_file.make_chain(tokens, "salt") for tokens in arrays]
     common = next(
         (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
         min(len(left), len(right)),
     )
-    assert module._count_links(chains[0][0], chains[1][0]) == common // module.LINK_TOKENS
+    assert spill_file.count_links(chains[0][0], chains[1][0]) == common // spill_file.LINK_TOKENS
     assert (chains[0][1] == chains[1][1]) == (left == right)
 
 
 def test_names_do_not_tell_what_they_stand_for(open_spill: Open, tmp_path: Path):
     spill = open_spill()
-    put(spill, owner="a name", lane=module.digest("sess_1"))
+    put(spill, owner="a name", lane=spill_file.digest("sess_1"))
     spill.close()
     (file,) = files(tmp_path)
     assert b"a name" not in file.read_bytes()

@@ -12,7 +12,7 @@ from fluvial.engine.generation import Generation, Request
 from fluvial.engine.prefix import PrefixStore
 from fluvial.engine.sampler import Sampler
 from fluvial.engine.scheduler import FairQueue
-from fluvial.engine.spill import digest
+from fluvial.engine.spill_file import digest
 from fluvial.errors import BusyError, EngineError
 from fluvial.model.adapter import Adapter
 from fluvial.types import Delta, Sampling

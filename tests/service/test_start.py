@@ -1,0 +1,55 @@
+"""What the engine is given of the settings."""
+
+from pathlib import Path
+
+import pytest
+
+from fluvial.config import load
+from fluvial.errors import InputError
+from fluvial.model.checkpoint import open_checkpoint
+from fluvial.service.start import count_cache_tokens, open_engine, open_spill
+from fluvial.types import Message, Sampling
+
+
+def test_memory_for_caches_is_what_the_setting_says(tiny_model: Path, tmp_path: Path) -> None:
+    declaration = open_checkpoint(tiny_model).declaration
+    one, two = (
+        count_cache_tokens(load(overrides={"cache_bytes": size}), declaration=declaration)
+        for size in (2**22, 2**23)
+    )
+    assert two == pytest.approx(2 * one, abs=16)
+    with pytest.raises(InputError) as caught:
+        wide = load(overrides={"cache_bytes": 2**20}).model_copy(update={"cache_bytes": 1000})
+        count_cache_tokens(wide, declaration=declaration)
+    assert caught.value.param == "cache_bytes"
+    assert "cache_bytes = 1000" in caught.value.message
+
+
+def test_no_disk_for_caches_where_the_setting_is_zero(tmp_path: Path) -> None:
+    settings = load(overrides={"data_dir": tmp_path, "cache_disk_bytes": 0})
+    assert open_spill(settings, checkpoint="c") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_engine_of_the_settings_answers_and_leaves_its_cache_in_the_data_folder(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = load(overrides={"data_dir": tmp_path, "threads": 1, "batch_limit": 2})
+    checkpoint = open_checkpoint(tiny_model)
+    messages = [Message(role="user", content="A river carries what it meets. " * 4)]
+    cached: list[int] = []
+    for _ in range(2):
+        engine = open_engine(checkpoint, name="tiny", settings=settings)
+        try:
+            answer = engine.generate(
+                messages, sampling=Sampling(temperature=0, max_tokens=4), lane="s1"
+            )
+            usage = list(answer)[-1].usage
+            assert usage is not None
+            cached.append(usage.cached_tokens)
+            engine.check()
+        finally:
+            engine.close()
+    files = list((tmp_path / "caches").glob("*.safetensors"))
+    assert len(files) == 1
+    assert cached == [0, usage.prompt_tokens - 1]
