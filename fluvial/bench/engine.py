@@ -207,7 +207,7 @@ class ModelBench:
     def _measure_context(self) -> dict[str, Any]:
         """Measure decoding after few tokens and after many; the prompt is read once a side."""
         plan = self._plan
-        long = min(plan.long_context_tokens, self._context_tokens - _MARGIN_TOKENS // 8)
+        long = min(plan.long_context_tokens, self._context_tokens)
         found: dict[int, dict[str, Any]] = {}
         for length in (plan.short_context_tokens, long):
             series = {side: self._context_series(side, length) for side in SIDES}
