@@ -344,13 +344,15 @@ INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
 
 INLINE Lanes multiply(const Weights *w, const int8_t *q, int32_t sum, const int bits,
                       const int has_minimum) {
-    const int32_t zero = has_minimum ? 0 : bits == 4 ? 8 : bits == 5 ? 16 : 128;
+    const uint32_t zero = has_minimum ? 0 : bits == 4 ? 8 : bits == 5 ? 16 : 128;
+    /* unsigned: the sum of inputs that are not finite may be anything */
+    const int32_t start = (int32_t)(0u - zero * (uint32_t)sum);
 #ifdef BYTES_ARE_SIGNED
     if (bits == 8)
         return multiply_bytes(w, q);
-    return multiply_nibbles(w, q, -zero * sum);
+    return multiply_nibbles(w, q, start);
 #else
-    return multiply_block(w, q, -zero * sum);
+    return multiply_block(w, q, start);
 #endif
 }
 
