@@ -24,7 +24,7 @@ from fluvial.model import segment
 from fluvial.model.vocabulary import MAX_MERGES, SPACE, Kind, Vocabulary
 
 MAX_PIECE_CHARS = 128
-MAX_TOTAL_CHARS = 16 * 2**20
+MAX_TOTAL_CHARS = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

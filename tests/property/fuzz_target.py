@@ -1,25 +1,26 @@
 """What the fuzzers drive: four readers, each from bytes to as far as a model file can reach.
 
-`TARGETS` maps names to (seeds, mutate, run). `run` returns for inputs that are read or refused with
-an error of ours; anything else that comes out is a finding.
+`run` of a target returns the errors of ours with which parts of an input were refused; anything
+else that comes out is a finding.
 """
 
 import contextlib
 import json
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gguf as writing
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 
 from fluvial.errors import FluvialError
-from fluvial.model import checkpoint, gguf
+from fluvial.model import checkpoint, gguf, template
 from fluvial.model.template import Template
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.types import Message
@@ -27,8 +28,10 @@ from tests.model.piece_sample import BYTES, CONTROLS, USERS, make_piece_json
 from tests.model.sample import CHATML, make_metadata, make_tokenizer_json
 from tests.property.mutation import flip, mutate_gguf, mutate_json, mutate_template
 
+CUT = b"\n\0\n"  # between the files of one input
 TEXT = "The  caf\u00e9 <|im_end|><table>\n\n\u5b57 12345 \U0001f600\u2581'll"
 WIDTH, LAYERS = 32, 1
+_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -37,55 +40,77 @@ class Target:
 
     seeds: Callable[[], list[bytes]]
     mutate: Callable[[bytes, random.Random], bytes]
-    run: Callable[[bytes, Path], None]
+    run: Callable[[bytes, Path], list[FluvialError]]
 
 
-def run_gguf(data: bytes, folder: Path) -> None:
+def run_gguf(data: bytes, folder: Path) -> list[FluvialError]:
     """Open a GGUF file as a checkpoint: metadata, tensors, declaration, weights, tokenizer."""
     path = folder / "input.gguf"
     path.write_bytes(data)
-    with contextlib.suppress(FluvialError):
+    errors: list[FluvialError] = []
+    with _collect(errors):
         file = gguf.read(path)
         for tensor in file.tensors.values():
-            if tensor.blocks.size < 2**16:
-                tensor.dequantize()
-        with contextlib.suppress(FluvialError):
+            with _collect(errors):
+                if tensor.blocks.size < 2**16:
+                    tensor.dequantize()
+        with _collect(errors):
             _use(Tokenizer.from_gguf(file.metadata))
-        opened = checkpoint.open_checkpoint(path)
-        for name, weight in opened.weights.items():
-            weight.dequantize(slice(0, 2))
-            assert name
+        with _collect(errors), mock.patch.object(template, "Renderer"):
+            Template.from_gguf(file.metadata)
+        _use_weights(checkpoint.open_checkpoint(path))
+    return errors
 
 
-def run_folder(data: bytes, folder: Path) -> None:
-    """Open a folder: the header of `model.safetensors`, and `config.json` in front of it."""
-    config, _, weights = data.partition(b"\n\0\n")
+def run_folder(data: bytes, folder: Path) -> list[FluvialError]:
+    """Open a folder: `config.json`, then the separator and `model.safetensors`."""
+    config, _, weights = data.partition(CUT)
     (folder / "config.json").write_bytes(config)
     (folder / "model.safetensors").write_bytes(weights)
-    with contextlib.suppress(FluvialError):
-        opened = checkpoint.open_checkpoint(folder)
-        for weight in opened.weights.values():
-            weight.dequantize(slice(0, 2))
+    errors: list[FluvialError] = []
+    with _collect(errors):
+        _use_weights(checkpoint.open_checkpoint(folder))
+    return errors
 
 
-def run_tokenizer(data: bytes, folder: Path) -> None:
-    """Open `tokenizer.json`, with small configs beside it, and use what comes out."""
-    (folder / "tokenizer.json").write_bytes(data)
-    with contextlib.suppress(FluvialError):
+def run_tokenizer(data: bytes, folder: Path) -> list[FluvialError]:
+    """Open `tokenizer.json` with the configs beside it, and use what comes out."""
+    for name, content in zip(_FILES, data.split(CUT), strict=False):
+        (folder / name).write_bytes(content)
+    errors: list[FluvialError] = []
+    with _collect(errors):
         _use(Tokenizer.from_folder(folder))
+    with _collect(errors), mock.patch.object(template, "Renderer"):
+        Template.from_folder(folder)
+    return errors
 
 
-def run_template(data: bytes, folder: Path) -> None:
+def run_template(data: bytes, folder: Path) -> list[FluvialError]:
     """Compile and render a chat template in its child process."""
     del folder
     source = data.decode("utf-8", errors="surrogateescape")
     messages = [Message(role="user", content=TEXT), Message(role="assistant", content="b")]
-    with contextlib.suppress(FluvialError):
-        template = Template(source, names={"bos_token": "<|im_start|>"}, render_limit_s=0.5)
+    errors: list[FluvialError] = []
+    with _collect(errors):
+        opened = Template(source, names={"bos_token": "<|im_start|>"}, render_limit_s=0.5)
         try:
-            template.encode(messages, tokenizer=_words())
+            opened.encode(messages, tokenizer=_words())
         finally:
-            template.close()
+            opened.close()
+    return errors
+
+
+@contextlib.contextmanager
+def _collect(errors: list[FluvialError]) -> Iterator[None]:
+    try:
+        yield
+    except FluvialError as error:
+        errors.append(error)
+
+
+def _use_weights(opened: checkpoint.Checkpoint) -> None:
+    for weight in opened.weights.values():
+        weight.dequantize(slice(0, 2))
 
 
 def _use(words: Tokenizer) -> None:
@@ -234,9 +259,7 @@ def list_folder_seeds() -> list[bytes]:
     layer |= {f"self_attn.{p}_proj": (WIDTH if p in "qo" else 16, WIDTH) for p in "qkvo"}
     layer |= {f"mlp.{p}_proj": (WIDTH, WIDTH) for p in ("gate", "up", "down")}
     shapes |= {f"model.layers.0.{name}": shape for name, shape in layer.items()}
-    return [
-        json.dumps(config).encode() + b"\n\0\n" + _pack(shapes, kind) for kind in ("F16", "F32")
-    ]
+    return [json.dumps(config).encode() + CUT + _pack(shapes, kind) for kind in ("F16", "F32")]
 
 
 def _pack(shapes: dict[str, tuple[int, ...]], kind: str) -> bytes:
@@ -256,7 +279,7 @@ def _pack(shapes: dict[str, tuple[int, ...]], kind: str) -> bytes:
 
 def mutate_folder(data: bytes, rng: random.Random) -> bytes:
     """Change the config, the header, its length, or the bytes."""
-    config, cut, weights = data.partition(b"\n\0\n")
+    config, cut, weights = data.partition(CUT)
     length = int.from_bytes(weights[:8], "little")
     header, body = weights[8 : 8 + length], weights[8 + length :]
     action = rng.randrange(5)
@@ -282,7 +305,32 @@ def list_tokenizer_seeds() -> list[bytes]:
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
     other = {"normalizer": None, "pre_tokenizer": metaspace | {"split": True}}
     tables = [make_tokenizer_json(), pieces, pieces | other]
-    return [json.dumps(table).encode() for table in tables]
+    named = [("<|endoftext|>", "<|im_end|>"), ("<bos>", "<eos>"), ("<bos>", "<eos>")]
+    return [
+        CUT.join(json.dumps(part).encode() for part in (table, *_list_configs(*names)))
+        for table, names in zip(tables, named, strict=True)
+    ]
+
+
+def _list_configs(bos: str, eos: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "bos_token": bos,
+            "eos_token": {"content": eos},
+            "add_bos_token": True,
+            "chat_template": [{"name": "default", "template": CHATML}],
+        },
+        {"eos_token_id": [1, 2]},
+        {"vocab_size": 400},
+    ]
+
+
+def mutate_files(data: bytes, rng: random.Random) -> bytes:
+    """Change one of the JSON files of an input."""
+    files = data.split(CUT)
+    index = 0 if rng.random() < 0.6 else rng.randrange(len(files))
+    files[index] = mutate_json(files[index], rng)
+    return CUT.join(files)
 
 
 def list_template_seeds() -> list[bytes]:
@@ -304,6 +352,6 @@ def mutate_source(data: bytes, rng: random.Random) -> bytes:
 TARGETS = {
     "gguf": Target(list_gguf_seeds, mutate_gguf, run_gguf),
     "folder": Target(list_folder_seeds, mutate_folder, run_folder),
-    "tokenizer": Target(list_tokenizer_seeds, mutate_json, run_tokenizer),
+    "tokenizer": Target(list_tokenizer_seeds, mutate_files, run_tokenizer),
     "template": Target(list_template_seeds, mutate_source, run_template),
 }
