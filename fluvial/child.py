@@ -8,6 +8,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any, BinaryIO, cast
 
@@ -39,6 +40,8 @@ class Child:
             # Threads that wait must sleep: spinning ones take the cores that answers need.
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(environment or {})},
         )
+        # A child that nobody holds any more must not live on.
+        weakref.finalize(self, _end, self._process)
         try:
             self.send(settings)
         except ClosedError:
@@ -65,12 +68,7 @@ class Child:
 
     def end(self) -> None:
         """Ask the process to end, then make it. Safe at any time: a reader gets ClosedError."""
-        self._process.terminate()
-        try:
-            self._process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        _end(self._process)
 
     def release(self) -> None:
         """Close the pipes of a child that has ended."""
@@ -78,3 +76,12 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(CLOSE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

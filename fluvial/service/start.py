@@ -13,15 +13,22 @@ from fluvial.adapt.rule import Rule
 from fluvial.config import Settings
 from fluvial.engine.decoder import Decoder
 from fluvial.engine.engine import Engine
+from fluvial.engine.fallback import FallbackDecoder
 from fluvial.engine.spill import Spill
-from fluvial.engine.thread import choose_for
+from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
 from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.built import ensure_graph
-from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.graph import Progress
 from fluvial.model.layout import PAGE_TOKENS, lay_out
-from fluvial.model.opening import choose_first_token, open_template, open_tokenizer
+from fluvial.model.opening import (
+    AnyCheckpoint,
+    choose_first_token,
+    open_model,
+    open_template,
+    open_tokenizer,
+)
+from fluvial.model.outline import OutlinedCheckpoint
 from fluvial.model.registry import Registry
 from fluvial.service.hub import Hub
 from fluvial.service.service import Service
@@ -55,7 +62,7 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
             threads=settings.learner_threads,
         )
         undo.callback(learner.close)
-        checkpoint = open_checkpoint(Path(info.path), sha256=info.sha256)
+        checkpoint = open_model(Path(info.path), sha256=info.sha256)
         engine = open_engine(checkpoint, name=info.name, settings=settings, on_build=on_build)
         undo.callback(engine.close)
         service = _join(
@@ -73,11 +80,41 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
 
 
 def open_engine(
-    checkpoint: Checkpoint, *, name: str, settings: Settings, on_build: Progress | None = None
+    checkpoint: AnyCheckpoint, *, name: str, settings: Settings, on_build: Progress | None = None
 ) -> Engine:
     """Run a checkpoint; builds its graph the first time, telling `on_build` the share done."""
     begun_s = time.monotonic()
+    decoder, threads = _open_decoder(checkpoint, settings=settings, on_build=on_build)
+    engine = Engine(
+        decoder,
+        name=name,
+        tokenizer=open_tokenizer(checkpoint),
+        template=open_template(checkpoint),
+        queue_limit=settings.queue_limit,
+        batch_limit=settings.batch_limit,
+        step_tokens=settings.step_tokens,
+        answer_tokens=settings.answer_tokens,
+        spill=open_spill(settings, checkpoint=checkpoint.sha256),
+        idle_s=settings.cache_idle_s,
+    )
+    log.info("%s runs on %d threads after %.1f s", name, threads, time.monotonic() - begun_s)
+    return engine
+
+
+def _open_decoder(
+    checkpoint: AnyCheckpoint, *, settings: Settings, on_build: Progress | None
+) -> tuple[Decoder | FallbackDecoder, int]:
+    """Return the decoder, and on how many threads it runs."""
     context_tokens = min(settings.context_tokens, checkpoint.declaration.context_tokens)
+    if isinstance(checkpoint, OutlinedCheckpoint):
+        threads = settings.threads or count_usable()
+        fallback = FallbackDecoder(
+            checkpoint,
+            context_tokens=context_tokens,
+            threads=threads,
+            cache_bytes=settings.cache_bytes,
+        )
+        return fallback, threads
     graph_folder = ensure_graph(
         checkpoint,
         cache_dir=settings.data_dir / "graphs",
@@ -93,20 +130,7 @@ def open_engine(
         cache_tokens=count_cache_tokens(settings, declaration=checkpoint.declaration),
         adapter_slots=settings.batch_limit,
     )
-    engine = Engine(
-        decoder,
-        name=name,
-        tokenizer=open_tokenizer(checkpoint),
-        template=open_template(checkpoint),
-        queue_limit=settings.queue_limit,
-        batch_limit=settings.batch_limit,
-        step_tokens=settings.step_tokens,
-        answer_tokens=settings.answer_tokens,
-        spill=open_spill(settings, checkpoint=checkpoint.sha256),
-        idle_s=settings.cache_idle_s,
-    )
-    log.info("%s runs on %d threads after %.1f s", name, threads, time.monotonic() - begun_s)
-    return engine
+    return decoder, threads
 
 
 def count_cache_tokens(settings: Settings, *, declaration: Declaration) -> int:
@@ -144,7 +168,7 @@ def _join(
     settings: Settings,
     *,
     info: ModelInfo,
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     engine: Engine,
     store: Store,
     learner: LearnerProcess,
