@@ -158,7 +158,10 @@ class PrefixStore:
         return best, most
 
     def _fetch(self, tokens: Sequence[int], *, origin: Origin, over: int, now_s: float) -> bool:
-        """Bring back from disk what begins `tokens` for more than `over` of them."""
+        """Bring back from disk what begins `tokens` for more than `over` of them.
+
+        Tells whether anything has changed here: others may have made room, even in vain.
+        """
         assert self._spill is not None  # noqa: S101 - the caller has looked
         found = self._spill.find(tokens, owner=origin.owner, key=origin.key)
         if found is None or found.common_tokens <= over:
@@ -173,9 +176,9 @@ class PrefixStore:
                 cache = self._decoder.restore(kept_tokens, tensors)
         except FluvialError:
             self._spill.discard(found)
-            return False
+            return True
         if cache is None:
-            return False
+            return True
         origin = Origin(lane=found.kept.lane, owner=origin.owner, key=origin.key)
         held = np.asarray(kept_tokens, np.int32)
         self._add(_Entry(origin=origin, cache=cache, tokens=held, used_s=now_s))

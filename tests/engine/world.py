@@ -24,6 +24,10 @@ POISON = VOCAB
 """A token that no answer holds, and that the decoder fails on."""
 
 
+class Fault(Exception):
+    """What the decoder raises on purpose."""
+
+
 class LetterTokenizer:
     """One letter a token, so that a text tells its tokens."""
 
@@ -256,10 +260,10 @@ class World:
 
     def _gate(self, parts: list[Step]) -> None:
         if any(POISON in part.tokens for part in parts):
-            raise RuntimeError("poison")
+            raise Fault("poison")
         if self.fault_rate and self.random.random() < self.fault_rate:
             self.lone_faults += len(parts) == 1
-            raise RuntimeError("a fault that passes")
+            raise Fault("a fault that passes")
 
     def _judge(self, asked: Asked) -> None:
         """Hold an answer that ended to what it must be, by a computation of its own."""
@@ -267,10 +271,13 @@ class World:
         deltas: list[Delta] = []
         try:
             deltas.extend(asked.generation)
-        except EngineError:
+        except EngineError as error:
             self._count("error")
             if POISON not in asked.prompt:
                 self.unexplained += 1
+                # Only faults that were made on purpose may come out.
+                if not isinstance(error.__cause__, Fault):
+                    raise
             return
         assert [delta.finish for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
         text = "".join(delta.text for delta in deltas)
