@@ -7,13 +7,14 @@ it may cause by the limits that `llguidance` is given.
 import json
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 from numpy.typing import NDArray
 
+from fluvial.engine.schema import load_schema
 from fluvial.errors import EngineError, InputError, ModelError
 from fluvial.types import Grammar
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from fluvial.model.tokenizer import Tokenizer
 
 MAX_GRAMMAR_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 32
 KEPT_GRAMMARS = 32
 
 LIMITS = LLParserLimits(
@@ -57,7 +57,7 @@ def check(grammar: Grammar, *, param: str = "response_format") -> None:
 
 def confine(schema: str, *, param: str) -> str:
     """Return a schema to stand in a Lark grammar, with the options of ours. Raises InputError."""
-    return json.dumps(_load(schema, param=param) | {"x-guidance": _OPTIONS})
+    return json.dumps(load_schema(schema, param=param) | {"x-guidance": _OPTIONS})
 
 
 class GrammarState:
@@ -158,7 +158,7 @@ def _translate(grammar: Grammar, *, param: str) -> str:
         return LLMatcher.grammar_from_lark(grammar.text)
     schema = _ANY_OBJECT if grammar.kind == "json_object" else grammar.text
     return LLMatcher.grammar_from_json_schema(
-        _load(schema, param=param),
+        load_schema(schema, param=param),
         overrides=_OPTIONS,
     )
 
@@ -169,36 +169,6 @@ _NAMES = {
     "regex": "regular expression",
     "lark": "Lark grammar",
 }
-
-
-def _load(text: str, *, param: str) -> dict[str, Any]:
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError("the JSON schema is not JSON", param=param) from None
-    if isinstance(schema, bool):
-        schema = {} if schema else {"not": {}}
-    if not isinstance(schema, dict):
-        raise InputError("a JSON schema must be an object", param=param)
-    if _measure_depth(schema) > MAX_SCHEMA_DEPTH:
-        raise InputError(
-            f"the JSON schema is nested deeper than {MAX_SCHEMA_DEPTH} levels", param=param
-        )
-    return cast("dict[str, Any]", schema)
-
-
-def _measure_depth(value: object) -> int:
-    """Return how deep objects and lists are nested, without recursion."""
-    depth, level = 0, [value]
-    while level:
-        inner: list[object] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner += cast("dict[str, object]", each).values()
-            elif isinstance(each, list):
-                inner += cast("list[object]", each)
-        depth, level = depth + any(isinstance(each, dict | list) for each in level), inner
-    return depth
 
 
 def _refuse(grammar: Grammar, why: str, *, param: str) -> InputError:

@@ -136,6 +136,24 @@ def test_a_streamed_call_is_the_whole_one(client: openai.OpenAI) -> None:
     assert all(event.parsed_arguments["city"] for event in done if event.name == "get_weather")
 
 
+def test_tools_that_no_text_can_satisfy_are_named(client: openai.OpenAI) -> None:
+    endless: Any = {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {
+                "type": "object",
+                "properties": {"again": {"$ref": "#"}},
+                "required": ["again"],
+            },
+        },
+    }
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(client, tools=[endless], tool_choice="required")
+    place = "tools[0].function.parameters"
+    assert (refused.value.code, refused.value.param) == ("grammar_refused", place)
+
+
 def test_calls_and_results_go_back_and_the_answer_is_text(client: openai.OpenAI) -> None:
     given: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required"}
     asked = create(client, **given, parallel_tool_calls=False).choices[0].message
