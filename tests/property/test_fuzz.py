@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fluvial.errors import ModelError
 from fluvial.model import gguf
 from tests.property.fuzz import check_input, describe
-from tests.property.fuzz_target import TARGETS
+from tests.property.fuzz_target import CUT, TARGETS
 from tests.property.mutation import NUMBERS, mutate_json, split_gguf
 
 EXAMPLES = {"gguf": 150, "folder": 150, "tokenizer": 150, "template": 8}
@@ -109,3 +109,10 @@ def test_a_finding_tells_where_it_was_and_keeps_its_input() -> None:
         found = describe(error, b"data")
     assert found["error"] == "ValueError: x"
     assert "test_fuzz.py" in found["where"]
+
+
+def test_a_wide_head_that_only_follows_from_other_numbers_is_refused() -> None:
+    config, cut, weights = TARGETS["folder"].seeds()[0].partition(CUT)
+    wide = json.dumps(json.loads(config) | {"hidden_size": 2**24}).encode()
+    (error,) = check_input("folder", wide + cut + weights)
+    assert "hidden_size is 16777216; it must be at most 8192 for each of 2 heads" in error.message

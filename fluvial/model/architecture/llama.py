@@ -84,6 +84,8 @@ def read_heads(
         kv_heads = fields.count("kv_heads", default=heads, at_most=MAX_HEADS)
     width = head_width or max(1, fields.count("width") // heads)
     width = fields.count("head_width", default=width, at_most=MAX_HEAD_WIDTH)
+    if width > MAX_HEAD_WIDTH:  # a width that follows from others has no bound of its own
+        raise fields.error("width", f"at most {MAX_HEAD_WIDTH} for each of {heads} heads")
     for name in ("value_width", "rotary_width"):
         if fields.count(name, default=width) != width:
             raise fields.error(name, f"the width of a head, {width}")
