@@ -10,8 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance._tokenizer import TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from fluvial.engine.schema import load_schema
@@ -49,10 +48,11 @@ def check(grammar: Grammar, *, param: str = "response_format") -> None:
 
     Raises InputError that says why and names `param`.
     """
-    why = LLMatcher.validate_grammar(_translate(grammar, param=param), limits=LIMITS)
-    # A warning is about style; `is_validate_warning` is not in the package's type stubs.
-    if why and not why.startswith("WARNING"):
-        raise _refuse(grammar, why, param=param)
+    failed, reasons = LLMatcher.validate_grammar_with_warnings(
+        _translate(grammar, param=param), limits=LIMITS
+    )
+    if failed:
+        raise _refuse(grammar, reasons[0], param=param)
 
 
 def confine(schema: str, *, param: str) -> str:
