@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 Planned = list[tuple[Sequence, Part]]
 
+_NO_ROOM = "the caches have no room for this answer, although nothing else is in them"
 EXPIRY_INTERVAL_S = 0.05
 """How often deadlines of answers that still wait are looked at."""
 
@@ -76,6 +77,8 @@ class Batch:
         planned = self._plan()
         if planned:
             self._compute(planned)
+        elif self.rows and all(row.cache is None for row in self.rows):
+            self._fail(self.rows[0], EngineError(_NO_ROOM))
         return bool(planned or self.rows)
 
     def withdraw(self, generation: Generation) -> None:
@@ -187,7 +190,7 @@ class Batch:
         while not self._memory.grow(row, tokens):
             holders = [each for each in self.rows if each.cache is not None]
             if holders == [row]:
-                self._fail(row, EngineError("the caches have no room for this answer"))
+                self._fail(row, EngineError(_NO_ROOM))
                 return False
             self._memory.drop(holders[-1])
             if holders[-1] is row:

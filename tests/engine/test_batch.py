@@ -201,6 +201,23 @@ def test_fault_of_the_engine_itself_ends_all_and_it_goes_on(monkeypatch: pytest.
         engine.check()
 
 
+def test_decoder_that_lost_its_pages_fails_answers_rather_than_spin():
+    decoder = FakeDecoder(total_pages=8)
+    with start(decoder) as engine:
+        lost = decoder.new_cache()
+        assert decoder.reserve(lost, 7 * 16)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="no room"):
+                list(ask(engine, "x" * 20))
+            with pytest.raises(EngineError, match="no room"):
+                list(ask(engine, "x", max_tokens=60, ignore_eos=True))
+        with pytest.raises(AssertionError):
+            engine.check()
+        decoder.release(lost)
+        assert read(ask(engine, "x" * 20, max_tokens=2, ignore_eos=True))[1].finish == "length"
+        engine.check()
+
+
 def test_cancel_frees_memory_for_those_that_wait():
     hold = Hold()
     decoder = FakeDecoder(gate=hold, total_pages=8)
