@@ -19,7 +19,7 @@ from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
 from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.built import ensure_graph
-from fluvial.model.graph import Progress
+from fluvial.model.graph import GRAPH_VERSION, Progress
 from fluvial.model.layout import PAGE_TOKENS, lay_out
 from fluvial.model.opening import (
     AnyCheckpoint,
@@ -159,7 +159,7 @@ def open_spill(settings: Settings, *, checkpoint: str) -> Spill | None:
     return Spill(
         settings.data_dir / "caches",
         checkpoint=checkpoint,
-        version=__version__,
+        version=f"{__version__} graph {GRAPH_VERSION}",
         budget_bytes=settings.cache_disk_bytes,
     )
 
