@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fluvial.engine.pool import AdapterPool, PagePool, StatePool, count_pages
 from fluvial.engine.protocol import Part
+from fluvial.engine.weight import Weights
 from fluvial.errors import ContextLengthError, EngineError, ModelError
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph import GRAPH_FILE
@@ -76,7 +77,8 @@ class Decoder:
         self._pages = PagePool(self._layout, pages=count_pages(max(room, PAGE_TOKENS)))
         self._states = StatePool(self._layout)
         self._adapters = AdapterPool(self._layout, slots=adapter_slots)
-        self._session = _load(graph_folder, threads=threads, profile=profile)
+        self._weights = Weights(graph_folder)
+        self._session = _load(graph_folder, weights=self._weights, threads=threads, profile=profile)
         self._binding = self._session.io_binding()
         self._names = {each.name for each in self._session.get_inputs()}
         self._bound: dict[str, Any] = {}
@@ -302,7 +304,9 @@ def _tabulate(pages: list[list[int]]) -> NDArray[np.int32]:
     return table
 
 
-def _load(folder: Path, *, threads: int, profile: Path | None) -> ort.InferenceSession:
+def _load(
+    folder: Path, *, weights: Weights, threads: int, profile: Path | None
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -312,6 +316,7 @@ def _load(folder: Path, *, threads: int, profile: Path | None) -> ort.InferenceS
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     options.register_custom_ops_library(str(ensure_library()))
+    weights.give_to(options)
     try:
         return ort.InferenceSession(
             str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]

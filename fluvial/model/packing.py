@@ -12,7 +12,7 @@ minimum, in blocks of 32 inputs; q has 4, 5 or 8 bits (zero 8, 16, 128).
 | Q6_K, F16, BF16, F32, …  | 8 bits, nearest | at most 1/254 of each block's largest value |
 | any, on request          | float32 | none |
 
-The bytes are laid out in tiles of 16 outputs, as `native/source/linear.h` says. Formats:
+The bytes are laid out in tiles of 16 outputs, block after block, as `native/source/linear.h` says. Formats:
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 
@@ -133,21 +133,21 @@ def _lay_out(blocks: _Blocks, inputs: int) -> Packed:
     outputs, count, _ = blocks.q.shape
     tiles = -(-outputs // TILE)
     groups = _to_tiles(blocks.q).reshape(tiles, TILE, count, 8, 4).transpose(0, 2, 3, 1, 4)
-    sections = [_pack_bits(groups.reshape(tiles, count, 8, 64), blocks.bits).reshape(tiles, -1)]
+    records = [_pack_bits(groups.reshape(tiles, count, 8, 64), blocks.bits)]
     kind = np.float16 if blocks.scale_bytes == 2 else np.float32
     for each in (blocks.scale, blocks.minimum):
         if each is not None:
             rows = _to_tiles(each).reshape(tiles, TILE, count).swapaxes(1, 2)
-            sections.append(np.ascontiguousarray(rows.astype(kind)).reshape(tiles, -1).view("u1"))
-    size = sum(section.shape[1] for section in sections)
-    sections.append(np.zeros((tiles, -size % 64), np.uint8))
+            records.append(np.ascontiguousarray(rows.astype(kind)).view(np.uint8))
+    whole = np.concatenate(records, axis=-1).reshape(tiles, -1)
+    padding = np.zeros((tiles, -whole.shape[1] % 64), np.uint8)
     return Packed(
         outputs=outputs,
         inputs=inputs,
         bits=blocks.bits,  # pyright: ignore[reportArgumentType]
         has_minimum=blocks.minimum is not None,
         scale_bytes=blocks.scale_bytes,
-        data=np.concatenate(sections, axis=1).reshape(-1),
+        data=np.concatenate([whole, padding], axis=1).reshape(-1),
     )
 
 
@@ -187,23 +187,25 @@ def _pack_bits(groups: Bytes, bits: int) -> Bytes:
 def _dequantise(packed: Packed, tiles: Bytes) -> Floats:
     """Return [tiles, 16, inputs] float32."""
     count = -(-packed.inputs // BLOCK)
-    block_bytes = {4: 256, 5: 320, 8: 512}[packed.bits]
-    data = tiles[:, : count * block_bytes].reshape(len(tiles), count, block_bytes)
-    groups = _unpack_bits(data, packed.bits).reshape(len(tiles), count, 8, TILE, 4)
+    data_bytes = {4: 256, 5: 320, 8: 512}[packed.bits]
+    sides = 1 + packed.has_minimum
+    record_bytes = data_bytes + sides * TILE * packed.scale_bytes
+    records = tiles[:, : count * record_bytes].reshape(len(tiles), count, record_bytes)
+    groups = _unpack_bits(records[..., :data_bytes], packed.bits)
+    groups = groups.reshape(len(tiles), count, 8, TILE, 4)
     q = groups.transpose(0, 3, 1, 2, 4).reshape(len(tiles), TILE, count, BLOCK).astype(np.float32)
     kind = np.float16 if packed.scale_bytes == 2 else np.float32
-    size = count * TILE * packed.scale_bytes
-    at = count * block_bytes
-    rest = np.ascontiguousarray(tiles[:, at : at + size * (1 + packed.has_minimum)]).view(kind)
-    rest = rest.reshape(len(tiles), -1, count, TILE).astype(np.float32).swapaxes(2, 3)
+    rest = np.ascontiguousarray(records[..., data_bytes:]).view(kind).astype(np.float32)
+    rest = rest.reshape(len(tiles), count, sides, TILE).transpose(2, 0, 3, 1)[..., None]
     if packed.has_minimum:
-        values = rest[:, 0, :, :, None] * q + rest[:, 1, :, :, None]
+        values = rest[0] * q + rest[1]
     else:
-        values = rest[:, 0, :, :, None] * (q - _ZERO[packed.bits])
+        values = rest[0] * (q - _ZERO[packed.bits])
     return values.reshape(len(tiles), TILE, -1)
 
 
 def _unpack_bits(data: Bytes, bits: int) -> Bytes:
+    """Return q [tiles, blocks, 8, 64] of bytes [tiles, blocks, bytes a block]."""
     if bits == 8:
         return data
     nibbles = data[..., :256].reshape(*data.shape[:2], 4, 64)

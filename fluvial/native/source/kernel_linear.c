@@ -360,18 +360,18 @@ INLINE Lanes multiply(const Weights *w, const int8_t *q, int32_t sum, const int 
 INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x, Lanes *out,
                           const int count, const int bits, const int has_minimum,
                           const int scale_bytes) {
-    const int64_t block_bytes = bits == 4 ? 256 : bits == 5 ? 320 : 512;
-    const uint8_t *scales = tile + blocks * block_bytes;
-    const uint8_t *minima = scales + blocks * TILE * scale_bytes;
+    const int64_t data_bytes = bits == 4 ? 256 : bits == 5 ? 320 : 512;
+    const int64_t block_bytes = data_bytes + TILE * scale_bytes * (has_minimum ? 2 : 1);
     Lanes sum[COLUMNS];
     for (int c = 0; c < count; c++)
         sum[c] = zero_lanes();
     for (int64_t b = 0; b < blocks; b++) {
-        const Weights w = load_weights(tile + b * block_bytes, bits);
-        const Lanes scale = load_scales(scales + b * TILE * scale_bytes, scale_bytes);
+        const uint8_t *block = tile + b * block_bytes;
+        const Weights w = load_weights(block, bits);
+        const Lanes scale = load_scales(block + data_bytes, scale_bytes);
         Lanes minimum = zero_lanes();
         if (has_minimum)
-            minimum = load_scales(minima + b * TILE * scale_bytes, scale_bytes);
+            minimum = load_scales(block + data_bytes + TILE * scale_bytes, scale_bytes);
         for (int c = 0; c < count; c++) {
             const float by = x->scale[c][b];
             const Lanes dot =

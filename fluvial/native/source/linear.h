@@ -1,12 +1,15 @@
 /* Products with packed matrices.
 
-   A packed matrix is cut into tiles of 16 outputs and blocks of 32 inputs. One tile after another:
+   A packed matrix is cut into tiles of 16 outputs and blocks of 32 inputs. Tiles follow one another,
+   filled up to 64 bytes; in each, one block after another:
 
-       data    blocks x (256 | 320 | 512 bytes)       4, 5 or 8 bits a weight
-       scales  blocks x 16 x (float16 | float32)
-       minima  blocks x 16 x (same), only with `has_minimum`
+       256, 320 or 512 bytes    4, 5 or 8 bits a weight
+       16 scales                float16 or float32
+       16 minima                the same, only with `has_minimum`
 
-   padded to 64 bytes. Inside a block, inputs come in 8 groups of 4. Byte 4*row + i of a group is
+   so that a product reads memory in one stream, which is what limits it.
+
+   Inside a block, inputs come in 8 groups of 4. Byte 4*row + i of a group is
    input 4*group + i of the tile's row `row`. At 4 bits, groups 2j (low nibbles) and 2j+1 (high
    nibbles) share 64 bytes; at 5 bits, 64 more bytes hold the fifth bits, 8 bytes a group, bit
    4*row + i. A weight is scale * (q - zero), zero 8, 16 or 128, or scale * q + minimum.
@@ -33,15 +36,18 @@ typedef struct {
 static inline int64_t matrix_blocks(const Matrix *m) { return (m->inputs + BLOCK - 1) / BLOCK; }
 static inline int64_t matrix_tiles(const Matrix *m) { return (m->outputs + TILE - 1) / TILE; }
 
-static inline int64_t matrix_block_bytes(const Matrix *m) {
+/* Bytes of a block's integers, and of the whole block. */
+static inline int64_t matrix_data_bytes(const Matrix *m) {
     return m->bits == 4 ? 256 : m->bits == 5 ? 320 : m->bits == 8 ? 512 : 4 * BLOCK * TILE;
 }
 
+static inline int64_t matrix_block_bytes(const Matrix *m) {
+    if (m->bits == 32) return matrix_data_bytes(m);
+    return matrix_data_bytes(m) + TILE * m->scale_bytes * (m->has_minimum ? 2 : 1);
+}
+
 static inline int64_t matrix_tile_bytes(const Matrix *m) {
-    int64_t block = matrix_block_bytes(m);
-    if (m->bits != 32)
-        block += TILE * m->scale_bytes * (m->has_minimum ? 2 : 1);
-    return (matrix_blocks(m) * block + 63) / 64 * 64;
+    return (matrix_blocks(m) * matrix_block_bytes(m) + 63) / 64 * 64;
 }
 
 static inline int64_t matrix_bytes(const Matrix *m) { return matrix_tiles(m) * matrix_tile_bytes(m); }

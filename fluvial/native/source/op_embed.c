@@ -55,16 +55,14 @@ static void unpack_row(const Matrix *m, int64_t row, float scale, float *y) {
         }
         return;
     }
-    const int64_t blocks = matrix_blocks(m), block_bytes = matrix_block_bytes(m);
-    const uint8_t *scales = tile + blocks * block_bytes;
-    const uint8_t *minima = scales + blocks * TILE * m->scale_bytes;
+    const int64_t data_bytes = matrix_data_bytes(m);
     const int zero = m->has_minimum ? 0 : m->bits == 4 ? 8 : m->bits == 5 ? 16 : 128;
     for (int64_t k = 0; k < m->inputs; k++) {
-        const int64_t block = k / BLOCK;
+        const uint8_t *block = tile + k / BLOCK * matrix_block_bytes(m);
         const int inside = (int)(k % BLOCK);
-        const int q = read_integer(m, tile + block * block_bytes, inside / 4, 4 * place + inside % 4);
-        float value = read_scale(m, scales, block * TILE + place) * (float)(q - zero);
-        if (m->has_minimum) value += read_scale(m, minima, block * TILE + place);
+        const int q = read_integer(m, block, inside / 4, 4 * place + inside % 4);
+        float value = read_scale(m, block + data_bytes, place) * (float)(q - zero);
+        if (m->has_minimum) value += read_scale(m, block + data_bytes, TILE + place);
         y[k] = value * scale;
     }
 }
