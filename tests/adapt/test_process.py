@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fluvial.frame import ClosedError, read_frame, write_frame
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.rule import Rule
 from fluvial.errors import LearnerError
+from fluvial.frame import ClosedError, read_frame, write_frame
 from fluvial.model.checkpoint import open_checkpoint
 
 RULE = Rule(rank=4, chunk_tokens=64)

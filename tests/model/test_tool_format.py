@@ -25,7 +25,8 @@ CALLED = Message(role="assistant", content="", tool_calls=(CALL,))
 RESULT = Message(role="tool", content="There.", tool_call_id="call_1")
 
 KNOWING = (
-    "{% if tools %}TOOLS {% for tool in tools %}{{ tool | tojson }}{% endfor %}{{ '\n' }}{% endif %}"
+    "{% if tools %}TOOLS {% for tool in tools %}{{ tool | tojson }}{% endfor %}"
+    "{{ '\n' }}{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for call in m.tool_calls %}"
     '<tool_call>\n{"name": "{{ call.function.name }}", '
