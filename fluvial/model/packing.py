@@ -12,8 +12,8 @@ minimum, in blocks of 32 inputs; q has 4, 5 or 8 bits (zero 8, 16, 128).
 | Q6_K, F16, BF16, F32, …  | 8 bits, nearest | at most 1/254 of each block's largest value |
 | any, on request          | float32 | none |
 
-The bytes are laid out in tiles of 16 outputs, block after block, as `native/source/linear.h` says. Formats:
-https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
+The bytes are laid out in tiles of 16 outputs, block after block, as `native/source/linear.h` says.
+Formats: https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 
 from collections.abc import Callable
@@ -197,10 +197,7 @@ def _dequantise(packed: Packed, tiles: Bytes) -> Floats:
     kind = np.float16 if packed.scale_bytes == 2 else np.float32
     rest = np.ascontiguousarray(records[..., data_bytes:]).view(kind).astype(np.float32)
     rest = rest.reshape(len(tiles), count, sides, TILE).transpose(2, 0, 3, 1)[..., None]
-    if packed.has_minimum:
-        values = rest[0] * q + rest[1]
-    else:
-        values = rest[0] * (q - _ZERO[packed.bits])
+    values = rest[0] * q + rest[1] if packed.has_minimum else rest[0] * (q - _ZERO[packed.bits])
     return values.reshape(len(tiles), TILE, -1)
 
 
