@@ -5,7 +5,7 @@ Every setting `x` is also `FLUVIAL_X`. An unknown key in the file is an error th
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError
@@ -65,6 +65,16 @@ class Settings(BaseSettings):
     )
     step_tokens: int = Field(
         256, ge=16, le=8192, description="Most tokens computed in one step of the engine."
+    )
+    answer_deadline_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds after which an answer ends, waiting included; 0 sets none.",
+    )
+    weights: Literal["packed", "float32"] = Field(
+        "packed",
+        description="Form of the model's weights: packed into few bits, or whole and slower.",
     )
     cache_bytes: int = Field(
         2**30, ge=2**20, description="Memory for keys and values of all conversations together."

@@ -72,6 +72,8 @@ class Call:
     lane: str
     adapters: list[str | None] = field(default_factory=list[str | None])
     tools: tuple[Tool, ...] = ()
+    owner: str | None = None
+    deadline_s: float | None = None
 
 
 class ScriptedEngine:
@@ -112,6 +114,8 @@ class ScriptedEngine:
         lane: str,
         adapter: Callable[[], Adapter | None] = lambda: None,
         tools: Sequence[Tool] = (),
+        owner: str | None = None,
+        deadline_s: float | None = None,
     ) -> "ScriptedGeneration":
         prompt_tokens = self.count(messages)
         if prompt_tokens + (sampling.max_tokens or 1) > self.context_tokens:
@@ -121,7 +125,14 @@ class ScriptedEngine:
             )
         if self.limit_waiting is not None and len(self.active) >= self.limit_waiting:
             raise BusyError("the queue is full; try again in a moment", retry_after_s=2.5)
-        call = Call(messages=tuple(messages), sampling=sampling, lane=lane, tools=tuple(tools))
+        call = Call(
+            messages=tuple(messages),
+            sampling=sampling,
+            lane=lane,
+            tools=tuple(tools),
+            owner=owner,
+            deadline_s=deadline_s,
+        )
         self.calls.append(call)
         generation = ScriptedGeneration(
             self,
@@ -140,9 +151,19 @@ class ScriptedEngine:
         sampling: Sampling,
         lane: str,
         tools: Sequence[Tool] = (),
+        owner: str | None = None,
+        deadline_s: float | None = None,
     ) -> "list[ScriptedGeneration]":
         return [
-            self.generate(messages, sampling=sampling, lane=lane, tools=tools) for _ in range(n)
+            self.generate(
+                messages,
+                sampling=sampling,
+                lane=lane,
+                tools=tools,
+                owner=owner,
+                deadline_s=deadline_s,
+            )
+            for _ in range(n)
         ]
 
     def close(self) -> None:

@@ -10,14 +10,22 @@ from fluvial.store.file import write_atomically
 from fluvial.store.store import Store
 from fluvial.types import BASE_VERSION, Reading, ReadingStatus, Session, Version
 
-KEPT_IN_MEMORY = 8
+LEAST_KEPT = 8
 
 
 class History:
     """Versions over the store: rows there, tensors in files beside it. Thread-safe."""
 
-    def __init__(self, store: Store, *, declaration: Adaptable, checkpoint: str) -> None:
+    def __init__(
+        self, store: Store, *, declaration: Adaptable, checkpoint: str, kept: int = LEAST_KEPT
+    ) -> None:
+        """Keep the tensors of the `kept` versions last used in memory, 1 or more.
+
+        Every token of an answer asks for its version: `kept` under the number of answers that are
+        written at once has files read for each of them.
+        """
         self._store = store
+        self._kept = kept
         self._declaration = declaration
         self._checkpoint = checkpoint
         self._cache: OrderedDict[str, Adapter] = OrderedDict()
@@ -110,6 +118,6 @@ class History:
     def _keep(self, adapter: Adapter) -> Adapter:
         with self._lock:
             self._cache[adapter.key] = adapter
-            while len(self._cache) > KEPT_IN_MEMORY:
+            while len(self._cache) > self._kept:
                 self._cache.popitem(last=False)
         return adapter

@@ -56,6 +56,7 @@ class Engine:
         answer_tokens: int = 1024,
         spill: Spill | None = None,
         idle_s: float | None = None,
+        grammars: GrammarCompiler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the thread.
@@ -63,14 +64,15 @@ class Engine:
         `queue_limit`: answers that may wait. `batch_limit`: answers that are written at once.
         `step_tokens`: tokens computed in one step, a cancel waits for one. `answer_tokens`: the
         longest answer to a request that names no `max_tokens`. `spill`: where caches go that have
-        been unused for `idle_s` or had to make room; the engine closes it.
+        been unused for `idle_s` or had to make room; the engine closes it. `grammars`: the
+        compiler of this tokenizer, where it was prepared before.
         """
         self.name = name
         capacity = decoder.total_pages * decoder.page_tokens
         self.context_tokens = min(decoder.context_tokens, capacity)
         self.tokenizer = tokenizer
         self.template = template
-        self._grammars = GrammarCompiler(tokenizer)
+        self._grammars = grammars or GrammarCompiler(tokenizer)
         self._vocab_size = min(decoder.vocab_size, tokenizer.vocab_size)
         self._decoder = decoder
         self._answer_tokens = answer_tokens

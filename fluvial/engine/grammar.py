@@ -108,12 +108,22 @@ class GrammarCompiler:
     """Grammars ready for one model's vocabulary; the last ones used are kept. Thread-safe."""
 
     def __init__(self, tokenizer: "Tokenizer", *, kept: int = KEPT_GRAMMARS) -> None:
-        """Prepare nothing yet: the vocabulary is taken in when the first grammar comes."""
+        """Take nothing in yet: `prepare`, or else the first grammar, takes in the vocabulary."""
         self._tokenizer = tokenizer
         self._kept = kept
         self._native: LLTokenizer | None = None
         self._matchers: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Take in the vocabulary, so that the first grammar need not wait for it.
+
+        With 150,000 tokens that takes more than a second, in which no other Python thread runs.
+        """
+        with self._lock:
+            # A model that can't follow grammars says so where one is asked for.
+            if self._native is None and self._tokenizer.eos_ids:
+                self._native = _build_native(self._tokenizer)
 
     def open(self, grammar: Grammar, *, param: str = "response_format") -> GrammarState:
         """Return a state at the beginning of `grammar`.

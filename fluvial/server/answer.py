@@ -136,9 +136,12 @@ class Completion:
 
 
 def _choice(index: int, *, finish: FinishReason | None) -> Json:
-    # OpenAI has no word for an answer that someone stopped; `fluvial.finish` has ours.
     reason = None if finish is None else _FINISHES.get(finish, "stop")
-    return {"index": index, "finish_reason": reason}
+    choice: Json = {"index": index, "finish_reason": reason}
+    if finish is not None and finish != reason:
+        # OpenAI has no word for an answer that was stopped, or out of time.
+        choice["fluvial"] = {"finish": finish}
+    return choice
 
 
 def _add(usages: Sequence[Usage]) -> Usage:

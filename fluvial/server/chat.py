@@ -42,6 +42,7 @@ async def _begin(
         return await service.answer_alone(
             body.turns(),
             sampling=body.sampling(),
+            owner=owner,
             lane=f"{owner}/{body.user or ''}",
             n=body.n,
             use=body.tool_use(),

@@ -48,6 +48,7 @@ class Chat:
         self._reader = reader
         self._hub = hub
         self._token_bytes = prompt.measure_tokens(engine)
+        self._deadline_s = settings.answer_deadline_s or None
         self._claims: dict[str, _Claim] = {}
         self._loose: set[_Claim] = set()
 
@@ -60,22 +61,31 @@ class Chat:
         messages: Sequence[Message],
         *,
         sampling: Sampling,
+        owner: str,
         lane: str,
         n: int = 1,
         use: ToolUse = NO_TOOLS,
     ) -> list[Turn]:
         """Answer a conversation that the client keeps: no session, no adapter, nothing stored.
 
-        Returns `n` turns, each with an answer of its own, which may call the tools of `use`.
+        `owner` is who asks, `lane` the part of it that takes turns with others, such as one of its
+        users. Returns `n` turns, each with an answer of its own, which may call the tools of `use`.
         Raises InputError, ContextLengthError or BusyError before anything is generated.
         """
         generations = await asyncio.to_thread(
-            self._generate, messages, sampling=sampling, lane=lane, n=n, use=use
+            self._generate, messages, sampling=sampling, owner=owner, lane=lane, n=n, use=use
         )
         return [self._begin_loose(generation) for generation in generations]
 
     def _generate(
-        self, messages: Sequence[Message], *, sampling: Sampling, lane: str, n: int, use: ToolUse
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling,
+        owner: str,
+        lane: str,
+        n: int,
+        use: ToolUse,
     ) -> Sequence[Generation]:
         tools = use.offered
         prompt.check_size(messages, engine=self._engine, token_bytes=self._token_bytes, tools=tools)
@@ -85,7 +95,13 @@ class Chat:
         sampling = replace(sampling, grammar=grammar)
         try:
             generations = self._engine.generate_many(
-                messages, n=n, sampling=sampling, lane=lane, tools=tools
+                messages,
+                n=n,
+                sampling=sampling,
+                lane=lane,
+                tools=tools,
+                owner=owner,
+                deadline_s=self._deadline_s,
             )
         except InputError as error:
             if tools and error.code == "grammar_refused":
@@ -184,6 +200,8 @@ class Chat:
             sampling=sampling,
             lane=session.id,
             adapter=lambda: writing.adapter(self._history),
+            owner=session.owner,
+            deadline_s=self._deadline_s,
         )
         try:
             users = writing.store(messages, parent=parent, passages=built.passages)

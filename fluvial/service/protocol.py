@@ -49,6 +49,8 @@ class Engine(Protocol):
         sampling: Sampling,
         lane: str,
         adapter: Callable[[], Adapter | None] = ...,
+        owner: str | None = ...,
+        deadline_s: float | None = ...,
     ) -> Generation: ...
 
     def generate_many(
@@ -59,6 +61,8 @@ class Engine(Protocol):
         sampling: Sampling,
         lane: str,
         tools: Sequence[Tool] = ...,
+        owner: str | None = ...,
+        deadline_s: float | None = ...,
     ) -> Sequence[Generation]: ...
 
     def forget(self, lane: str) -> None: ...

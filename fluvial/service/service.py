@@ -161,12 +161,15 @@ class Service:
         messages: Sequence[Message],
         *,
         sampling: Sampling,
+        owner: str,
         lane: str,
         n: int = 1,
         use: ToolUse = NO_TOOLS,
     ) -> list[Turn]:
         """Answer a conversation that the client keeps. See `Chat.answer_alone`."""
-        return await self._chat.answer_alone(messages, sampling=sampling, lane=lane, n=n, use=use)
+        return await self._chat.answer_alone(
+            messages, sampling=sampling, owner=owner, lane=lane, n=n, use=use
+        )
 
     async def answer(
         self,

@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 from fluvial import __version__
-from fluvial.adapt.history import History
+from fluvial.adapt.history import LEAST_KEPT, History
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.reader import Reader
 from fluvial.adapt.rule import Rule
@@ -14,6 +16,7 @@ from fluvial.config import Settings
 from fluvial.engine.decoder import Decoder
 from fluvial.engine.engine import Engine
 from fluvial.engine.fallback import FallbackDecoder
+from fluvial.engine.grammar import GrammarCompiler
 from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
@@ -84,12 +87,17 @@ def open_engine(
 ) -> Engine:
     """Run a checkpoint; builds its graph the first time, telling `on_build` the share done."""
     begun_s = time.monotonic()
-    decoder, threads = _open_decoder(checkpoint, settings=settings, on_build=on_build)
+    tokenizer = open_tokenizer(checkpoint)
+    grammars = GrammarCompiler(tokenizer)
+    decoder, threads = _open_decoder(
+        checkpoint, grammars=grammars, settings=settings, on_build=on_build
+    )
     engine = Engine(
         decoder,
         name=name,
-        tokenizer=open_tokenizer(checkpoint),
+        tokenizer=tokenizer,
         template=open_template(checkpoint),
+        grammars=grammars,
         queue_limit=settings.queue_limit,
         batch_limit=settings.batch_limit,
         step_tokens=settings.step_tokens,
@@ -101,26 +109,48 @@ def open_engine(
     return engine
 
 
+@contextlib.contextmanager
+def _prepare(grammars: GrammarCompiler) -> Generator[None]:
+    """Take the vocabulary in for grammars beside the block, and wait for it at its end.
+
+    With a large vocabulary that keeps every other thread from Python for a second. Now the block
+    checks hashes meanwhile, for which it needs none; later, answers under way would stand still.
+    """
+    preparing = threading.Thread(target=grammars.prepare, name="grammar vocabulary", daemon=True)
+    preparing.start()
+    try:
+        yield
+    finally:
+        preparing.join()
+
+
 def _open_decoder(
-    checkpoint: AnyCheckpoint, *, settings: Settings, on_build: Progress | None
+    checkpoint: AnyCheckpoint,
+    *,
+    grammars: GrammarCompiler,
+    settings: Settings,
+    on_build: Progress | None,
 ) -> tuple[Decoder | FallbackDecoder, int]:
-    """Return the decoder, and on how many threads it runs."""
+    """Return the decoder, and on how many threads it runs; `grammars` are ready then, too."""
     context_tokens = min(settings.context_tokens, checkpoint.declaration.context_tokens)
     if isinstance(checkpoint, OutlinedCheckpoint):
         threads = settings.threads or count_usable()
-        fallback = FallbackDecoder(
-            checkpoint,
-            context_tokens=context_tokens,
-            threads=threads,
-            cache_bytes=settings.cache_bytes,
-        )
+        with _prepare(grammars):
+            fallback = FallbackDecoder(
+                checkpoint,
+                context_tokens=context_tokens,
+                threads=threads,
+                cache_bytes=settings.cache_bytes,
+            )
         return fallback, threads
-    graph_folder = ensure_graph(
-        checkpoint,
-        cache_dir=settings.data_dir / "graphs",
-        positions=context_tokens,
-        progress=on_build,
-    )
+    with _prepare(grammars):
+        graph_folder = ensure_graph(
+            checkpoint,
+            cache_dir=settings.data_dir / "graphs",
+            positions=context_tokens,
+            whole=settings.weights == "float32",
+            progress=on_build,
+        )
     threads = settings.threads or choose_for(checkpoint.declaration.layers[0]).threads
     decoder = Decoder(
         checkpoint,
@@ -159,7 +189,7 @@ def open_spill(settings: Settings, *, checkpoint: str) -> Spill | None:
     return Spill(
         settings.data_dir / "caches",
         checkpoint=checkpoint,
-        version=f"{__version__} graph {GRAPH_VERSION}",
+        version=f"{__version__} graph {GRAPH_VERSION} {settings.weights}",
         budget_bytes=settings.cache_disk_bytes,
     )
 
@@ -175,7 +205,12 @@ def _join(
     registry: Registry,
 ) -> Service:
     hub = Hub()
-    history = History(store, declaration=checkpoint.declaration, checkpoint=info.sha256)
+    history = History(
+        store,
+        declaration=checkpoint.declaration,
+        checkpoint=info.sha256,
+        kept=max(LEAST_KEPT, 2 * settings.batch_limit),
+    )
     reader = Reader(
         store=store,
         history=history,
