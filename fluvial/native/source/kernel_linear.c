@@ -11,22 +11,27 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define COLUMNS 8
+/* With several columns, the loop takes too long over a block for the processor to fetch the next
+   ones by itself (with one it does, and better). Measured: 137 -> 99 us for 8 columns. */
+#define AHEAD_BYTES 2560
 
 /* ---- rounding ------------------------------------------------------------------------------ */
 
 #if defined(HAS_AVX2)
 
+/* The largest magnitude. As integers, the bits of magnitudes have their order, and NaN is over all. */
 INLINE float largest(const float *x) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 a = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x)),
-                             _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 8)));
-    __m256 b = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + 16)),
-                             _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 24)));
-    a = _mm256_max_ps(a, b);
-    __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
-    c = _mm_max_ss(c, _mm_movehdup_ps(c));
-    return _mm_cvtss_f32(c);
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256i *at = (const __m256i *)x;
+    __m256i a = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_loadu_si256(at)),
+                                 _mm256_and_si256(magnitude, _mm256_loadu_si256(at + 1)));
+    __m256i b = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_loadu_si256(at + 2)),
+                                 _mm256_and_si256(magnitude, _mm256_loadu_si256(at + 3)));
+    a = _mm256_max_epi32(a, b);
+    __m128i c = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    c = _mm_max_epi32(c, _mm_shuffle_epi32(c, 0x4e));
+    c = _mm_max_epi32(c, _mm_shuffle_epi32(c, 0xb1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(c));
 }
 
 INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
@@ -48,11 +53,17 @@ INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
 
 #else
 
-INLINE float largest(const float *x) {
-    float most = 0;
-    for (int i = 0; i < BLOCK; i++)
-        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    return most;
+INLINE float largest(const float *x) { /* as above */
+    uint32_t most = 0;
+    for (int i = 0; i < BLOCK; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    float value;
+    memcpy(&value, &most, 4);
+    return value;
 }
 
 INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
@@ -228,9 +239,10 @@ INLINE Lanes multiply_bytes(const Weights *w, const int8_t *q) {
     for (int half = 0; half < 2; half++) {
         __m256i sum = _mm256_setzero_si256();
         for (int g = 0; g < 8; g++) {
-            /* |x| is at most 127 and |w| 128, so that pairs stay under 2^15 */
+            /* |w| * (x with w's sign): unlike w, x is never -128, which has no opposite in 8 bits,
+               and |w| = 128 is one without a sign; pairs are at most 2 * 128 * 127 < 2^15 */
             __m256i x = broadcast(q + 4 * g), a = w->group[2 * g + half];
-            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(a, x));
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(x, a));
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
         }
         out.half[half] = _mm256_cvtepi32_ps(sum);
@@ -367,6 +379,9 @@ INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x,
         sum[c] = zero_lanes();
     for (int64_t b = 0; b < blocks; b++) {
         const uint8_t *block = tile + b * block_bytes;
+        if (count > 1)
+            for (int64_t line = 0; line < block_bytes; line += 64)
+                __builtin_prefetch(block + AHEAD_BYTES + line);
         const Weights w = load_weights(block, bits);
         const Lanes scale = load_scales(block + data_bytes, scale_bytes);
         Lanes minimum = zero_lanes();
