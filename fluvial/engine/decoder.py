@@ -22,7 +22,7 @@ from fluvial.errors import ContextLengthError, EngineError, ModelError
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph import GRAPH_FILE
 from fluvial.model.layout import PAGE_TOKENS, lay_out
-from fluvial.native.library import ensure_library
+from fluvial.native.library import ensure_library, use_threads
 
 Floats = NDArray[np.float32]
 
@@ -78,10 +78,15 @@ class Decoder:
         self._states = StatePool(self._layout)
         self._adapters = AdapterPool(self._layout, slots=adapter_slots)
         self._weights = Weights(graph_folder)
-        self._session = _load(graph_folder, weights=self._weights, threads=threads, profile=profile)
+        self._session = _load(graph_folder, weights=self._weights, profile=profile)
+        self.use_threads(threads)
         self._binding = self._session.io_binding()
         self._names = {each.name for each in self._session.get_inputs()}
         self._bound: dict[str, Any] = {}
+
+    def use_threads(self, threads: int) -> None:
+        """Compute on so many threads from now on; the setting is one for the whole process."""
+        use_threads(threads)
 
     @property
     def total_pages(self) -> int:
@@ -304,14 +309,12 @@ def _tabulate(pages: list[list[int]]) -> NDArray[np.int32]:
     return table
 
 
-def _load(
-    folder: Path, *, weights: Weights, threads: int, profile: Path | None
-) -> ort.InferenceSession:
+def _load(folder: Path, *, weights: Weights, profile: Path | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    # The hot operators have threads of their own (native/source/pool.h); the rest is small.
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

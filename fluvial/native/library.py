@@ -5,6 +5,7 @@ A library's file name says what it was made from and what it holds:
 damaged one is noticed before it is loaded. Wheels carry one in the package folder.
 """
 
+import ctypes
 import logging
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def ensure_library(*, package_dir: Path = PACKAGE_DIR, cache_dir: Path | None = 
     key = "" if compiler is None else f"{compiler.key}-"
     found = _find(folder, f"libfluvial-{source}-{key}")
     return found or compile_library(folder, compiler=compiler)
+
+
+def use_threads(count: int) -> int:
+    """Let operators share their work over `count` threads, in the whole process; return how many.
+
+    Not while a session runs.
+    """
+    return int(ctypes.CDLL(str(ensure_library())).fluvial_threads(count))
 
 
 def _find(folder: Path, prefix: str) -> Path | None:

@@ -11,15 +11,15 @@ from fluvial.model.graph.mixer import MixerWriter
 from fluvial.model.graph.mlp import write_mlp
 from fluvial.model.graph.writer import (
     DOMAIN,
-    MICROSOFT,
     WEIGHTS_FILE,
     GraphWriter,
     Progress,
+    Unread,
     describe,
 )
 from fluvial.model.loss import TypeLoss
 
-GRAPH_VERSION = 4
+GRAPH_VERSION = 5
 
 
 def build(
@@ -92,37 +92,27 @@ def _write_layer(
     branch: str | None,
 ) -> tuple[str, str]:
     at = f"layers.{index}"
-    normal, residual = _add_norm(writer, f"{at}.attention_norm", residual, branch)
-    mixed = mixers.write(index, layer.mixer, normal)
+    unread = Unread(residual=residual, branch=branch, norm=f"{at}.attention_norm")
+    mixed = mixers.write(index, layer.mixer, unread)
     if layer.post_norms:
         mixed = writer.norm(f"{at}.attention_post_norm", mixed)
-    normal, residual = _add_norm(writer, f"{at}.mlp_norm", residual, mixed)
-    thought = write_mlp(writer, index, layer.mlp, normal)
+    unread = Unread(residual=unread.total, branch=mixed, norm=f"{at}.mlp_norm")
+    thought = write_mlp(writer, index, layer.mlp, unread)
     if layer.post_norms:
         thought = writer.norm(f"{at}.mlp_post_norm", thought)
-    return residual, thought
-
-
-def _add_norm(writer: GraphWriter, name: str, residual: str, branch: str | None) -> tuple[str, str]:
-    """Add `branch` to the residual; return the sum's norm and the sum."""
-    if branch is None:
-        return writer.norm(name, residual), residual
-    outputs = writer.nodes(
-        "SkipSimplifiedLayerNormalization",
-        [residual, branch, writer.vector(name)],
-        [f"{name}.out", "", "", f"{name}.sum"],
-        domain=MICROSOFT,
-        epsilon=writer.checkpoint.declaration.norm_epsilon,
-    )
-    return outputs[0], outputs[3]
+    return unread.total, thought
 
 
 def _write_head(
     writer: GraphWriter, declaration: Declaration, residual: str, branch: str | None
 ) -> None:
-    normal, _ = _add_norm(writer, "norm", residual, branch)
-    chosen = writer.node("Gather", [normal, "rows"], "chosen", axis=0)
-    logits = writer.product("head", writer.pack("head"), chosen)
+    """Only the rows whose logits are wanted go through the last norm and the output layer."""
+    chosen = [
+        writer.node("Gather", [each, "rows"], f"chosen.{place}", axis=0)
+        for place, each in enumerate(filter(None, (residual, branch)))
+    ]
+    last = Unread(residual=chosen[0], branch=chosen[1] if branch else None, norm="norm")
+    logits = writer.product("head", writer.pack("head"), last)
     cap = declaration.logit_softcap
     if cap is not None:
         limit = writer.constant("logit_softcap", np.array(cap, np.float32))

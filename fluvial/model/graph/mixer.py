@@ -11,7 +11,7 @@ from fluvial.model.architecture.declaration import (
     Rotary,
     ShortConv,
 )
-from fluvial.model.graph.writer import DOMAIN, GraphWriter
+from fluvial.model.graph.writer import DOMAIN, GraphWriter, Unread
 from fluvial.model.layout import Heads, find_heads
 from fluvial.model.packing import Floats, pack_floats
 
@@ -26,19 +26,19 @@ class MixerWriter:
         self._positions = positions
         self._tables: dict[Rotary, tuple[str, str]] = {}
 
-    def write(self, index: int, mixer: Mixer, x: str) -> str:
+    def write(self, index: int, mixer: Mixer, x: Unread) -> str:
         """Add the mixer of layer `index` and return what it adds to the residual."""
         match mixer:
             case Attention():
                 return self._attention(index, mixer, x)
             case LatentAttention():
-                return self._latent(index, mixer, x)
+                return self._latent(index, mixer, self._writer.take(x))
             case ShortConv():
                 return self._short_conv(index, mixer, x)
             case GatedDelta():
                 return self._gated_delta(index, mixer, x)
 
-    def _attention(self, index: int, mixer: Attention, x: str) -> str:
+    def _attention(self, index: int, mixer: Attention, x: Unread) -> str:
         writer, at = self._writer, f"layers.{index}"
         qkv = writer.linear(at, mixer.qkv, x)
         gate = ""
@@ -153,7 +153,7 @@ class MixerWriter:
             epsilon=self._writer.checkpoint.declaration.norm_epsilon,
         )
 
-    def _short_conv(self, index: int, mixer: ShortConv, x: str) -> str:
+    def _short_conv(self, index: int, mixer: ShortConv, x: Unread) -> str:
         writer, at = self._writer, f"layers.{index}"
         mixed = writer.node(
             "ShortConv",
@@ -166,7 +166,7 @@ class MixerWriter:
         )
         return writer.linear(at, mixer.conv_out, mixed)
 
-    def _gated_delta(self, index: int, mixer: GatedDelta, x: str) -> str:
+    def _gated_delta(self, index: int, mixer: GatedDelta, x: Unread) -> str:
         writer, at = self._writer, f"layers.{index}"
         vectors = [writer.vector(f"{at}.{each}") for each in ("decay", "decay_bias", "delta_norm")]
         projected = writer.linear(at, mixer.delta_in, x)

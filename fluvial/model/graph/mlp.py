@@ -5,17 +5,18 @@ from typing import Any
 import numpy as np
 
 from fluvial.model.architecture.declaration import ActivationKind, Experts, Mlp
-from fluvial.model.graph.writer import DOMAIN, GraphWriter
+from fluvial.model.graph.writer import DOMAIN, GraphWriter, Unread
 from fluvial.model.packing import Packed, pack_stack
 
 _KINDS: dict[ActivationKind, int] = {"silu": 0, "gelu_tanh": 1}
 
 
-def write_mlp(writer: GraphWriter, index: int, mlp: Mlp | Experts, x: str) -> str:
+def write_mlp(writer: GraphWriter, index: int, mlp: Mlp | Experts, unread: Unread) -> str:
     """Add the MLP of layer `index` and return what it adds to the residual."""
     at = f"layers.{index}"
     if isinstance(mlp, Mlp):
-        return _write_gated(writer, at, mlp, x)
+        return _write_gated(writer, at, mlp, unread)
+    x = writer.take(unread)
     routed = _write_experts(writer, at, mlp, x)
     if mlp.shared is None:
         return routed
@@ -27,19 +28,14 @@ def write_mlp(writer: GraphWriter, index: int, mlp: Mlp | Experts, x: str) -> st
     return writer.node("Add", [routed, shared], f"{at}.experts_sum")
 
 
-def _write_gated(writer: GraphWriter, at: str, mlp: Mlp, x: str) -> str:
-    layout = writer.layout
-    inner = writer.node(
-        "Activation",
-        [writer.linear(at, mlp.gate_up, x), "adapter_pool", "adapter_slot", "row_of"],
-        f"{at}.{mlp.down.name}.in",
-        domain=DOMAIN,
-        kind=_KINDS[mlp.activation],
-        gain=layout.gain_of[f"{at}.gain"],
-        gains=layout.gains,
-        units=layout.units,
+def _write_gated(writer: GraphWriter, at: str, mlp: Mlp, x: str | Unread) -> str:
+    return writer.linear(
+        at,
+        mlp.down,
+        writer.linear(at, mlp.gate_up, x),
+        activation=_KINDS[mlp.activation],
+        gain=writer.layout.gain_of[f"{at}.gain"],
     )
-    return writer.linear(at, mlp.down, inner)
 
 
 def _write_experts(writer: GraphWriter, at: str, experts: Experts, x: str) -> str:

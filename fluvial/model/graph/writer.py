@@ -1,6 +1,7 @@
 """Collect nodes, weights and inputs of one ONNX graph, and write it as two files."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 
 from fluvial.model.architecture.declaration import Group
 from fluvial.model.checkpoint import Checkpoint
+from fluvial.model.gguf import RawTensor
 from fluvial.model.layout import Layout, lay_out
 from fluvial.model.loss import LossMeter
 from fluvial.model.packing import Packed, pack
@@ -22,6 +24,19 @@ _ALIGNMENT = 4096
 _ADAPTER = ("adapter_pool", "adapter_slot", "row_of")
 
 Progress = Callable[[float], None]
+
+
+@dataclass(kw_only=True)
+class Unread:
+    """A residual, what a branch adds to it, and the norm through which it is read next.
+
+    Reading it sets `total`, the residual from then on.
+    """
+
+    residual: str
+    branch: str | None
+    norm: str
+    total: str = ""
 
 
 class GraphWriter:
@@ -99,8 +114,30 @@ class GraphWriter:
             stash_type=1,
         )
 
-    def linear(self, at: str, group: Group, x: str, *, adapted: bool = True) -> str:
-        """Add a group of linears as one product, with its adapter's low-rank term."""
+    def take(self, x: str | Unread) -> str:
+        """Add the norm of what is unread, for several to read."""
+        if isinstance(x, str):
+            return x
+        if x.branch is None:
+            x.total = x.residual
+            return self.norm(x.norm, x.residual)
+        outputs = self.nodes(
+            "SkipSimplifiedLayerNormalization",
+            [x.residual, x.branch, self.vector(x.norm)],
+            [f"{x.norm}.out", "", "", f"{x.norm}.sum"],
+            domain=MICROSOFT,
+            epsilon=self.checkpoint.declaration.norm_epsilon,
+        )
+        x.total = outputs[3]
+        return outputs[0]
+
+    def linear(
+        self, at: str, group: Group, x: str | Unread, *, adapted: bool = True, **made: Any
+    ) -> str:
+        """Add a group of linears as one product, with its adapter's low-rank term.
+
+        `made` are attributes that say what is made of x on the way (op_linear.c).
+        """
         name = f"{at}.{group.name}"
         raw = [self.checkpoint.weights[f"{at}.{part}"] for part, _ in group.parts]
         bias = self._bias(at, group)
@@ -108,20 +145,28 @@ class GraphWriter:
         if adapted:
             layout = self.layout
             place = {"unit": layout.unit_of[name], "units": layout.units, "gains": layout.gains}
-        packed = pack(raw, whole=self.whole)
-        self.losses.add(raw, packed)
-        return self.product(name, packed, x, bias=bias, **place)
+        return self.product(name, self._pack_group(raw), x, bias=bias, **place, **made)
 
-    def product(self, name: str, packed: Packed, x: str, *, bias: str = "", **place: Any) -> str:
-        """Add a product with a packed matrix; `place` says where its adapter is, if it has one."""
-        return self.node(
-            "Linear",
-            [x, self.weight(f"{name}.data", packed.data), bias, *(_ADAPTER if place else ())],
-            f"{name}.out",
-            domain=DOMAIN,
-            **describe(packed),
-            **place,
-        )
+    def product(
+        self, name: str, packed: Packed, x: str | Unread, *, bias: str = "", **attributes: Any
+    ) -> str:
+        """Add a product with a packed matrix, of x or of the norm of what is unread."""
+        adapter = _ADAPTER if "unit" in attributes else ("", "", "")
+        inputs, outputs = [], [f"{name}.out"]
+        if isinstance(x, Unread):
+            inputs = [x.branch or "", self.vector(x.norm)]
+            attributes["epsilon"] = self.checkpoint.declaration.norm_epsilon
+            x.total = x.residual
+            if x.branch is not None:
+                attributes["keep_sum"] = 1
+                x.total = f"{name}.sum"
+                outputs.append(x.total)
+            x = x.residual
+        inputs = [x, self.weight(f"{name}.data", packed.data), bias, *adapter, *inputs]
+        while not inputs[-1]:
+            inputs.pop()
+        attributes |= describe(packed)
+        return self.nodes("Linear", inputs, outputs, domain=DOMAIN, **attributes)[0]
 
     def pack(self, name: str) -> Packed:
         """Pack one matrix of the checkpoint as this graph keeps its weights."""
@@ -130,6 +175,11 @@ class GraphWriter:
         if name not in self._packed:
             self._packed.add(name)
             self.losses.add([raw], packed)
+        return packed
+
+    def _pack_group(self, raw: list[RawTensor]) -> Packed:
+        packed = pack(raw, whole=self.whole)
+        self.losses.add(raw, packed)
         return packed
 
     def finish(self, folder: Path) -> None:

@@ -59,6 +59,10 @@
     K(void, join_spans,                                                                            \
       (float *most, float *sum, float *mixed, float span_most, float span_sum,                     \
        const float *span_mixed, int64_t width))                                                    \
+    /* sum = x + branch (or NULL), y = sum / root mean square * weight; sum may be NULL. */        \
+    K(void, norm_row,                                                                              \
+      (const float *x, const float *branch, const float *weight, float epsilon, int64_t width,     \
+       float *sum, float *y))                                                                      \
     /* y = activation(gate) * up * (1 + gain); kind 0 silu, 1 gelu in its tanh form. */            \
     K(void, activate,                                                                              \
       (int kind, const float *gate, const float *up, const float *gain, int64_t width, float *y))  \

@@ -1,5 +1,7 @@
 #include "op.h"
 
+#include "pool.h"
+
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -212,11 +214,9 @@ const char *parallel(Context *context, void (*task)(void *argument, size_t index
         if (tasks == 1) task(argument, 0);
         return NULL;
     }
-    OrtStatus *status = ort_KernelContext_ParallelFor(context->api)(
-        context->context, task, (size_t)tasks, (size_t)tasks, argument);
-    if (status == NULL) return NULL;
-    keep_status(context->api, status, context->message);
-    return context->message;
+    (void)context;
+    pool_run(task, argument, tasks);
+    return NULL;
 }
 
 /* --- what the runtime calls -------------------------------------------------------------------- */

@@ -68,7 +68,7 @@ const char *fail(Context *context, const char *format, ...) __attribute__((forma
 void *output(Context *context, int index, const int64_t *shape, int rank);
 const char *failure(const Context *context);
 
-/* Run task(argument, 0 .. tasks - 1) on the session's threads; returns when all are done. Tasks
+/* Run task(argument, 0 .. tasks - 1) on the pool's threads (pool.h); returns when all are done. Tasks
    are handed out one at a time, so make each worth some microseconds. NULL or what was wrong. */
 const char *parallel(Context *context, void (*task)(void *argument, size_t index), void *argument,
                      int64_t tasks);
