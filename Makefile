@@ -1,4 +1,4 @@
-# Sets up, runs and tests Fluvial from a bare clone: needs git, make and Python 3.11 or later.
+# Sets up, runs and tests Fluvial from a bare clone: needs git, make, Python 3.11 or later, and cc.
 # Settings pass through the environment: FLUVIAL_PORT=9000 make serve
 # Arguments pass through ARGS:           make serve ARGS="--model smollm2-135m-instruct"
 
