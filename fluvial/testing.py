@@ -20,7 +20,7 @@ from fluvial.errors import BusyError, ContextLengthError, FluvialError
 from fluvial.model.adapter import Adapter
 from fluvial.service import Service
 from fluvial.service.hub import Hub
-from fluvial.service.protocol import LearnerState
+from fluvial.service.protocol import Engine, LearnerState
 from fluvial.store import Store, write_atomically
 from fluvial.types import (
     BASE_VERSION,
@@ -187,6 +187,7 @@ class ScriptedGeneration:
         self._usage = usage
         self._words = engine.reply(call.messages).split(" ")
         self._said = 0
+        self._begun_s = time.monotonic()
         self._cancelled = threading.Event()
 
     def __aiter__(self) -> Self:
@@ -198,6 +199,8 @@ class ScriptedGeneration:
         await self._pause()
         if self._cancelled.is_set():
             return self._end("cancelled")
+        if time.monotonic() - self._begun_s >= (self._call.deadline_s or float("inf")):
+            return self._end("deadline")
         if self._said == self._engine.fail_after:
             self._engine.active.discard(self)
             raise self._engine.failure
@@ -392,8 +395,13 @@ class Rig:
     hub: Hub
 
 
-def make_rig(data_dir: Path, *, settings: Settings | None = None) -> Rig:
-    """Make a service for a test; the caller closes `rig.service`."""
+def make_rig(
+    data_dir: Path, *, settings: Settings | None = None, running: Engine | None = None
+) -> Rig:
+    """Make a service for a test; the caller closes `rig.service`.
+
+    `running` is an engine to stand in the place of the scripted one.
+    """
     settings = settings or load(overrides={"data_dir": data_dir})
     hub = Hub()
     store = Store.open(data_dir)
@@ -403,7 +411,7 @@ def make_rig(data_dir: Path, *, settings: Settings | None = None) -> Rig:
     service = Service(
         settings=settings,
         model=MODEL,
-        engine=engine,
+        engine=running or engine,
         store=store,
         history=history,
         reader=reader,

@@ -1,14 +1,18 @@
 """What the engine is given of the settings."""
 
+import threading
 from pathlib import Path
 
 import pytest
+from llguidance import LLTokenizer
 
 from fluvial.config import load
+from fluvial.engine import grammar
 from fluvial.errors import InputError
 from fluvial.model.checkpoint import open_checkpoint
+from fluvial.model.tokenizer import Tokenizer
 from fluvial.service.start import count_cache_tokens, open_engine, open_spill
-from fluvial.types import Message, Sampling
+from fluvial.types import Grammar, Message, Sampling
 
 
 def test_memory_for_caches_is_what_the_setting_says(tiny_model: Path, tmp_path: Path) -> None:
@@ -53,3 +57,51 @@ def test_engine_of_the_settings_answers_and_leaves_its_cache_in_the_data_folder(
     files = list((tmp_path / "caches").glob("*.safetensors"))
     assert len(files) == 1
     assert cached == [0, usage.prompt_tokens - 1]
+
+
+def test_weights_are_whole_where_the_setting_says_so_and_caches_of_both_forms_stay_apart(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(tiny_model)
+    messages = [Message(role="user", content="A river carries what it meets. " * 4)]
+    cached: list[int] = []
+    for weights in ("packed", "float32"):
+        settings = load(overrides={"data_dir": tmp_path, "threads": 1, "weights": weights})
+        with open_engine(checkpoint, name="tiny", settings=settings) as engine:
+            answer = engine.generate(
+                messages, sampling=Sampling(temperature=0, max_tokens=4), lane="s1"
+            )
+            usage = list(answer)[-1].usage
+            assert usage is not None
+            cached.append(usage.cached_tokens)
+    names = sorted(folder.name for folder in (tmp_path / "graphs").iterdir())
+    assert ["float32" in name for name in names] == [True, False]
+    sizes = [(tmp_path / "graphs" / name / "weights.bin").stat().st_size for name in names]
+    assert sizes[0] > 2 * sizes[1]
+    assert cached == [0, 0]
+
+
+def test_the_vocabulary_is_there_before_the_first_grammar(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    build = grammar._build_native
+
+    def note(tokenizer: Tokenizer) -> LLTokenizer:
+        built.append(threading.current_thread().name)
+        return build(tokenizer)
+
+    monkeypatch.setattr(grammar, "_build_native", note)
+    settings = load(overrides={"data_dir": tmp_path, "threads": 1})
+    with open_engine(open_checkpoint(tiny_model), name="tiny", settings=settings) as engine:
+        assert built == ["grammar vocabulary"]
+        sampling = Sampling(max_tokens=4, grammar=Grammar(kind="regex", text="[0-9]{2}"))
+        text = "".join(
+            delta.text
+            for delta in engine.generate(
+                [Message(role="user", content="hi")], sampling=sampling, lane="s1"
+            )
+        )
+    assert built == ["grammar vocabulary"]
+    assert len(text) == 2
+    assert text.isdecimal()

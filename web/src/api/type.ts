@@ -1,7 +1,7 @@
 /** The objects of docs/api.md, field for field. Times are seconds since the epoch. */
 
 export type Learning = 'on' | 'frozen';
-export type Finish = 'stop' | 'length' | 'cancelled' | 'error';
+export type Finish = 'stop' | 'length' | 'tool_calls' | 'cancelled' | 'deadline' | 'error';
 export type ReadingStatus = 'queued' | 'reading' | 'done' | 'cancelled' | 'failed';
 
 export interface Session {

@@ -59,6 +59,7 @@ export const en = {
     copyFailed: 'Copying did not work.',
     stopped: 'Stopped',
     length: 'Cut at the length limit',
+    deadline: 'Cut at the time limit',
     failed: 'The answer broke off',
     askAgain: 'Ask again',
     elsewhere: 'Being written in another window',

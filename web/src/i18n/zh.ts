@@ -58,6 +58,7 @@ export const zh: Texts = {
     copyFailed: '复制失败。',
     stopped: '已停止',
     length: '达到长度上限，已截断',
+    deadline: '达到时间上限，已截断',
     failed: '回答中断',
     askAgain: '再问一次',
     elsewhere: '正在另一个窗口中写',
