@@ -1,5 +1,6 @@
 """Run one native operator through a real session of ONNX Runtime."""
 
+import ctypes
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -35,7 +36,6 @@ def open_operator(
     *,
     attributes: Mapping[str, Any] | None = None,
     outputs: tuple[str, ...] = ("y",),
-    threads: int = 1,
 ) -> onnxruntime.InferenceSession:
     """Open a session of one node; an input of None is left out."""
     given = {key: value for key, value in inputs.items() if value is not None}
@@ -52,7 +52,7 @@ def open_operator(
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("fluvial", 1)]
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     options.register_custom_ops_library(find_library())
     return onnxruntime.InferenceSession(
@@ -68,8 +68,12 @@ def run_operator(
     outputs: tuple[str, ...] = ("y",),
     threads: int = 1,
 ) -> list[NDArray[Any]]:
-    """Open and run it once; arrays are given in place, so pools show what was written to them."""
-    session = open_operator(name, inputs, attributes=attributes, outputs=outputs, threads=threads)
+    """Open and run it once; arrays are given in place, so pools show what was written to them.
+
+    `threads` is how many the operator may share its work over.
+    """
+    assert ctypes.CDLL(find_library()).fluvial_threads(threads) == threads
+    session = open_operator(name, inputs, attributes=attributes, outputs=outputs)
     binding = session.io_binding()
     for key, value in inputs.items():
         if value is not None:
