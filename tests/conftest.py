@@ -7,7 +7,17 @@ import platformdirs
 import pytest
 
 from fluvial.model.registry import Registry
+from fluvial.native.library import ensure_library
 from tests.tiny import write_tiny_model
+
+# Tests multiply small matrices, which threads make slower; what measures threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def native_library() -> Path:
+    """The compiled operators; asked for before what would compile them in processes of its own."""
+    return ensure_library()
 
 
 @pytest.fixture(scope="session")

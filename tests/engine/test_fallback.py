@@ -21,7 +21,9 @@ from tests.foreign import save_foreign
 IDS = [1 + (7 * i * i + 3 * i) % 290 for i in range(60)]
 
 
-@pytest.fixture(scope="module", params=["gpt_neox", "cohere2"])
+@pytest.fixture(
+    scope="module", params=["cohere2", pytest.param("gpt_neox", marks=pytest.mark.slow)]
+)
 def reference(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> PreTrainedModel:

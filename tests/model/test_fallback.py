@@ -45,7 +45,10 @@ class Foreign:
     module: Fallback
 
 
-@pytest.fixture(scope="module", params=list(PATHS))
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in PATHS if name != "gpt_neox"]
+
+
+@pytest.fixture(scope="module", params=["gpt_neox", *OTHERS])
 def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Foreign:
     folder = tmp_path_factory.mktemp(request.param)
     reference = save_foreign(request.param, folder)

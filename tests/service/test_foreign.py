@@ -24,7 +24,9 @@ RULE = Rule(rank=4, chunk_tokens=64, window_tokens=16, min_tokens=8)
 TEXT = [3 + (7 * i * i + i) % 90 for i in range(64)]
 
 
-@pytest.fixture(scope="module", params=["gpt_neox", "cohere2"])
+@pytest.fixture(
+    scope="module", params=["cohere2", pytest.param("gpt_neox", marks=pytest.mark.slow)]
+)
 def checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AnyCheckpoint:

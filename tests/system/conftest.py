@@ -9,7 +9,9 @@ from tests.system.live import Live, install, run_live
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def tiny_data(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, native_library: Path
+) -> Path:
     """A data folder with the tiny model installed."""
     data_dir = tmp_path_factory.mktemp("live")
     install(data_dir, tiny_model)
@@ -23,7 +25,7 @@ def live(tiny_data: Path) -> Iterator[Live]:
 
 
 @pytest.fixture
-def own_data(tmp_path: Path, tiny_model: Path) -> Path:
+def own_data(tmp_path: Path, tiny_model: Path, native_library: Path) -> Path:
     """A data folder of the test's own, with the tiny model installed."""
     install(tmp_path / "data", tiny_model)
     return tmp_path / "data"
