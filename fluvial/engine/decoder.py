@@ -211,7 +211,7 @@ class Decoder:
     def export(self, cache: Cache) -> dict[str, NDArray[Any]]:
         """Return copies of what the cache holds, to be kept in a file."""
         kept: dict[str, NDArray[Any]] = {
-            "pages": self._pages.data[cache.pages[: count_pages(cache.length)]]
+            "pages": self._pages.read(cache.pages[: count_pages(cache.length)])
         }
         if cache.state is not None:
             kept["state"] = self._states.data[cache.state].copy()
@@ -239,7 +239,7 @@ class Decoder:
             return None
         cache = self.new_cache()
         cache.tokens, cache.pages = list(tokens), taken
-        self._pages.data[taken] = pages
+        self._pages.write(taken, pages)
         if cache.state is not None:
             self._states.data[cache.state] = states.pop("state")
             cache.snapshots = {

@@ -1,6 +1,7 @@
 """Memories that the graph reads and writes in place: pages, states, adapters."""
 
 from collections import OrderedDict
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ class PagePool:
 
     def __init__(self, layout: Layout, *, pages: int) -> None:
         self.data: Halves = np.zeros((pages, layout.page_halves), np.float16)
+        self._streams = _cut(self.data.reshape(-1), layout, pages=pages)
         self._holders = [0] * pages
         self._free = list(range(pages - 1, -1, -1))
 
@@ -56,7 +58,19 @@ class PagePool:
         return self._holders[page] > 1
 
     def copy(self, source: int, target: int) -> None:
-        self.data[target] = self.data[source]
+        for stream in self._streams:
+            stream[target] = stream[source]
+
+    def read(self, pages: list[int]) -> Halves:
+        """Return a copy of what pages hold, float16 [pages, page_halves]."""
+        return np.concatenate([stream[pages] for stream in self._streams], axis=1)
+
+    def write(self, pages: list[int], data: Halves) -> None:
+        """Fill pages with what `read` returned."""
+        at = 0
+        for stream in self._streams:
+            stream[pages] = data[:, at : at + stream.shape[1]]
+            at += stream.shape[1]
 
 
 class StatePool:
@@ -133,6 +147,12 @@ class AdapterPool:
             into[start:middle].reshape(len(a), rank)[:, : a.shape[1]] = a
             end = middle + rank * b.shape[1]
             into[middle:end].reshape(rank, -1)[: len(b)] = b
+
+
+def _cut(flat: Halves, layout: Layout, *, pages: int) -> list[Halves]:
+    """Return each stream's pages [pages, halves], which lie side by side (attention.h)."""
+    ends = list(accumulate(layout.streams, initial=0))
+    return [flat[start * pages : end * pages].reshape(pages, -1) for start, end in pairwise(ends)]
 
 
 def count_pages(tokens: int) -> int:

@@ -1,6 +1,6 @@
 """Where a model's parts lie in the memories that the engine and the graph share.
 
-Three pools: pages of keys and values (float16, all layers of 16 tokens together), states of
+Three pools: pages of keys and values (float16, 16 tokens in each), states of
 convolutions and recurrences (float32, one slot a sequence), and adapters (float32, one slot each).
 The orders inside are those of `native/source/attention.h`, `op_short_conv.c`, `op_gated_delta.c`
 and `adapter.h`.
@@ -29,20 +29,23 @@ class Heads:
     value_width: int
 
     @property
-    def halves(self) -> int:
-        """Float16 values that one page holds of them."""
-        return self.kv_heads * PAGE_TOKENS * (self.key_width + -(-self.value_width // 16) * 16)
+    def streams(self) -> list[int]:
+        """Float16 values that one page holds of each head's keys and values, in order."""
+        padded_width = -(-self.value_width // 16) * 16
+        return [PAGE_TOKENS * self.key_width, PAGE_TOKENS * padded_width] * self.kv_heads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """Offsets by layer index, and by `layers.N.GROUP` or `layers.N.gain` in an adapter.
 
-    `page_halves`, `state_floats`, `gains` are whole sizes; an adapter of rank r takes
+    The pool of pages is cut into streams, each head's keys and each head's values: `streams` are
+    the float16 values that a page has of each, in order.
+    `state_floats` and `gains` are whole sizes; an adapter of rank r takes
     `gains + r * units` floats, a group's A beginning at `gains + r * unit_of[group]`.
     """
 
-    page_halves: int
+    streams: tuple[int, ...]
     page_offsets: dict[int, int]
     state_floats: int
     state_offsets: dict[int, int]
@@ -50,6 +53,11 @@ class Layout:
     units: int
     gain_of: dict[str, int]
     unit_of: dict[str, int]
+
+    @property
+    def page_halves(self) -> int:
+        """Float16 values that one page holds of all layers."""
+        return sum(self.streams)
 
     def adapter_floats(self, rank: int) -> int:
         """Return the size of one adapter."""
@@ -84,12 +92,13 @@ def lay_out(declaration: Declaration) -> Layout:
     states: dict[int, int] = {}
     gain_of: dict[str, int] = {}
     unit_of: dict[str, int] = {}
-    halves = floats = gains = units = 0
+    streams: list[int] = []
+    floats = gains = units = 0
     for index, layer in enumerate(declaration.layers):
         heads = find_heads(layer.mixer)
         if heads is not None:
-            pages[index] = halves
-            halves += heads.halves
+            pages[index] = sum(streams)
+            streams += heads.streams
         elif count_state(layer.mixer):
             states[index] = floats
             floats += count_state(layer.mixer)
@@ -100,7 +109,7 @@ def lay_out(declaration: Declaration) -> Layout:
             unit_of[f"layers.{index}.{group.name}"] = units
             units += group.inputs + group.outputs
     return Layout(
-        page_halves=halves,
+        streams=tuple(streams),
         page_offsets=pages,
         state_floats=floats,
         state_offsets=states,

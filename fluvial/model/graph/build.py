@@ -19,7 +19,7 @@ from fluvial.model.graph.writer import (
 )
 from fluvial.model.loss import TypeLoss
 
-GRAPH_VERSION = 5
+GRAPH_VERSION = 7
 
 
 def build(

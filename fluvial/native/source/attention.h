@@ -1,8 +1,9 @@
 /* Attention over keys and values kept in pages of 16 tokens, as float16.
 
-   A page holds all layers of 16 tokens. A layer's part begins at `offset` halves; in it, each head
-   has its keys [key_width][16 tokens], then its values [16 tokens][value_width, filled up to a
-   multiple of 16].
+   The pool is cut by layer, then by head, then into keys and values, then by page: the keys of one
+   head lie side by side, so that a long sequence is read in one stream, and so do its values. A page
+   has its keys as [key_width][16 tokens], its values as [16 tokens][value_width, filled up to a
+   multiple of 16]. A layer's `offset` counts the halves of one page in all layers before it.
 
    Keys are taken in spans of 256 from position 0 on, each with its own largest score; spans are put
    together in order. So what a token attends to does not depend on the batch, on the number of
@@ -23,9 +24,8 @@ static inline int64_t head_halves(int64_t key_width, int64_t value_width) {
 
 /* One head's keys and values of one sequence. */
 typedef struct {
-    const uint16_t *pool;
+    const uint16_t *keys, *values; /* this head's, of all pages */
     const int32_t *pages;
-    int64_t page_halves, offset; /* of a page; of this head in it */
     int64_t key_width, value_width;
     float softcap; /* 0: none */
 } Memory;

@@ -48,10 +48,10 @@
        int64_t end, float *y))                                                                     \
     /* Norm, turn and scale one head. */                                                           \
     K(void, turn_head, (const Turn *turn, const float *x, int64_t width, float *y))                \
-    /* Put one token's key and value at place `lane` of a head's part of a page. */                \
+    /* Put one token's key and value at place `lane` of a page's keys and values. */                \
     K(void, keep_token,                                                                            \
       (const float *key, int64_t key_width, const float *value, int64_t value_width, int lane,     \
-       uint16_t *head))                                                                            \
+       uint16_t *keys, uint16_t *values))                                                                            \
     /* Look at keys [first, end) of one span. */                                                   \
     K(void, attend,                                                                                \
       (const Memory *memory, const Asked *asked, int64_t first, int64_t end, Found *found))        \

@@ -27,30 +27,31 @@ void KERNEL(turn_head)(const Turn *turn, const float *x, int64_t width, float *y
         for (int64_t i = 0; i < width; i++) y[i] *= factor;
 }
 
-/* Put one token's key and value at place `lane` of a head's part of a page. */
+INLINE void load_some(const float *x, int64_t count, float *sixteen) {
+    memset(sixteen, 0, 16 * sizeof(float));
+    memcpy(sixteen, x, (size_t)(count < 16 ? count : 16) * sizeof(float));
+}
+
+/* Put one token's key and value at place `lane` of a page's keys and values. */
 void KERNEL(keep_token)(const float *key, int64_t key_width, const float *value,
-                        int64_t value_width, int lane, uint16_t *head) {
+                        int64_t value_width, int lane, uint16_t *keys, uint16_t *values) {
     uint16_t halves[16];
     float floats[16];
     for (int64_t i = 0; i < key_width; i += 16) {
-        const int64_t width = key_width - i < 16 ? key_width - i : 16;
-        memset(floats, 0, sizeof floats);
-        memcpy(floats, key + i, (size_t)width * sizeof(float));
+        load_some(key + i, key_width - i, floats);
         v_store_half(halves, v_load(floats));
-        for (int64_t j = 0; j < width; j++) head[(i + j) * PAGE + lane] = halves[j];
+        for (int64_t j = i; j < key_width && j < i + 16; j++) keys[j * PAGE + lane] = halves[j - i];
     }
-    uint16_t *to = head + key_width * PAGE + lane * padded_width(value_width);
+    uint16_t *to = values + lane * padded_width(value_width);
     for (int64_t i = 0; i < value_width; i += 16) {
-        const int64_t width = value_width - i < 16 ? value_width - i : 16;
-        memset(floats, 0, sizeof floats);
-        memcpy(floats, value + i, (size_t)width * sizeof(float));
+        load_some(value + i, value_width - i, floats);
         v_store_half(to + i, v_load(floats));
     }
 }
 
-INLINE const uint16_t *find_page(const Memory *m, int64_t page) {
-    return m->pool + m->pages[page] * m->page_halves + m->offset;
-}
+/* Halves ahead of what is read: pages mostly follow each other, and when they do not, nothing is
+   lost but the time of a few fetches. */
+enum { AHEAD = 2048 };
 
 /* scores[i][...] of `tiles` pages from `page` on; n and tiles are known where this is expanded. */
 INLINE void score_pages(const Memory *m, const Asked *asked, int64_t page, float (*scores)[SPAN],
@@ -58,12 +59,13 @@ INLINE void score_pages(const Memory *m, const Asked *asked, int64_t page, float
     const uint16_t *keys[4];
     V16 sum[4][QUERIES];
     for (int t = 0; t < tiles; t++) {
-        keys[t] = find_page(m, page + t);
+        keys[t] = m->keys + m->pages[page + t] * m->key_width * PAGE;
         for (int i = 0; i < n; i++) sum[t][i] = v_set(0);
     }
     for (int64_t d = 0; d < m->key_width; d++)
         for (int t = 0; t < tiles; t++) {
             const V16 key = v_load_half(keys[t] + d * PAGE);
+            __builtin_prefetch(keys[t] + d * PAGE + AHEAD);
             for (int i = 0; i < n; i++)
                 sum[t][i] = v_fma(v_set(asked->q[i][d]), key, sum[t][i]);
         }
@@ -80,11 +82,12 @@ INLINE void mix_values(const Memory *m, int64_t at, int64_t first, int64_t end,
     for (int g = 0; g < groups; g++)
         for (int i = 0; i < n; i++) sum[g][i] = v_set(0);
     for (int64_t page = first / PAGE; page * PAGE < end; page++) {
-        const uint16_t *values = find_page(m, page) + m->key_width * PAGE + at;
+        const uint16_t *values = m->values + m->pages[page] * PAGE * width + at;
         const int64_t last = end - page * PAGE < PAGE ? end - page * PAGE : PAGE;
-        for (int64_t k = 0; k < last; k++)
+        for (int64_t k = first > page * PAGE ? first - page * PAGE : 0; k < last; k++)
             for (int g = 0; g < groups; g++) {
                 const V16 value = v_load_half(values + k * width + 16 * g);
+                __builtin_prefetch(values + k * width + 16 * g + AHEAD);
                 for (int i = 0; i < n; i++)
                     sum[g][i] = v_fma(v_set(weights[i][(page * PAGE + k) % SPAN]), value, sum[g][i]);
             }
@@ -136,7 +139,11 @@ INLINE void attend_some(const Memory *m, const Asked *asked, int64_t first, int6
     float scores[QUERIES][SPAN];
     const int together = n <= 2 ? 4 : n <= 4 ? 2 : 1;
     const int64_t pages = (end + PAGE - 1) / PAGE;
-    int64_t page = first / PAGE;
+    /* nothing before the first key that is asked for: zero times NaN would be NaN */
+    int64_t low = end;
+    for (int i = 0; i < n; i++) low = asked->low[i] < low ? asked->low[i] : low;
+    low = low > first ? low : first;
+    int64_t page = low / PAGE;
     for (; page + together <= pages; page += together)
         score_pages(m, asked, page, scores, n, together);
     for (; page < pages; page++) score_pages(m, asked, page, scores, n, 1);
@@ -144,8 +151,8 @@ INLINE void attend_some(const Memory *m, const Asked *asked, int64_t first, int6
     const int64_t width = padded_width(m->value_width);
     int64_t at = 0;
     for (; at + 16 * together <= width; at += 16 * together)
-        mix_values(m, at, first, end, scores, found, n, together);
-    for (; at < width; at += 16) mix_values(m, at, first, end, scores, found, n, 1);
+        mix_values(m, at, low, end, scores, found, n, together);
+    for (; at < width; at += 16) mix_values(m, at, low, end, scores, found, n, 1);
 }
 
 /* Look at keys [first, end) of one span: first a multiple of SPAN, end at most first + SPAN, and all

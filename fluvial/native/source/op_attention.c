@@ -29,7 +29,7 @@ typedef struct Work {
     uint16_t *pool;
     const int32_t *pages, *row_of, *position;
     float *y, *q;
-    int64_t tokens, pool_pages, page_halves, places, pairs, sequences, positions;
+    int64_t tokens, pool_pages, places, pairs, sequences, positions;
     Job *jobs;
     int64_t job_count, spans;
     float *partial; /* [jobs][spans][queries][2 + width], when spans run apart */
@@ -58,11 +58,25 @@ static void *create(Info *info) {
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static uint16_t *find_head(const Work *work, int64_t token, int64_t kv_head) {
+/* Keys of one head, all pages; its values follow. */
+static uint16_t *find_keys(const Work *work, int64_t kv_head) {
     const Attention *a = work->attention;
-    const int64_t page = work->pages[work->row_of[token] * work->places + work->position[token] / PAGE];
-    return work->pool + page * work->page_halves + a->offset +
-           kv_head * head_halves(a->key_width, a->value_width);
+    const int64_t halves = a->offset + kv_head * head_halves(a->key_width, a->value_width);
+    return work->pool + halves * work->pool_pages;
+}
+
+static uint16_t *find_values(const Work *work, int64_t kv_head) {
+    return find_keys(work, kv_head) + work->pool_pages * work->attention->key_width * PAGE;
+}
+
+static void keep(const Work *work, int64_t token, int64_t kv_head, const float *key,
+                 const float *value) {
+    const Attention *a = work->attention;
+    const int64_t at = work->position[token];
+    const int64_t page = work->pages[work->row_of[token] * work->places + at / PAGE];
+    kernels()->keep_token(key, a->key_width, value, a->value_width, (int)(at % PAGE),
+                          find_keys(work, kv_head) + page * a->key_width * PAGE,
+                          find_values(work, kv_head) + page * PAGE * padded_width(a->value_width));
 }
 
 /* Phase 1: turn queries and keys, put keys and values into their pages. */
@@ -88,8 +102,7 @@ static void place(void *argument, size_t index) {
         turn.scale = 1.0f;
         for (int64_t head = 0; head < a->kv_heads; head++) {
             kernels()->turn_head(&turn, k + head * a->key_width, a->key_width, key);
-            kernels()->keep_token(key, a->key_width, v + head * a->value_width, a->value_width,
-                                  (int)(work->position[t] % PAGE), find_head(work, t, head));
+            keep(work, t, head, key, v + head * a->value_width);
         }
     }
 }
@@ -111,10 +124,9 @@ static Reach spans_of(const Work *work, const Job *job) {
 
 static Memory memory_of(const Work *work, const Job *job) {
     const Attention *a = work->attention;
-    return (Memory){.pool = work->pool,
+    return (Memory){.keys = find_keys(work, job->kv_head),
+                    .values = find_values(work, job->kv_head),
                     .pages = work->pages + work->row_of[job->first] * work->places,
-                    .page_halves = work->page_halves,
-                    .offset = a->offset + job->kv_head * head_halves(a->key_width, a->value_width),
                     .key_width = a->key_width,
                     .value_width = a->value_width,
                     .softcap = a->softcap};
@@ -286,7 +298,6 @@ static const char *read_inputs(Work *work, const Tensor *in) {
     work->qkv = in[0].data;
     work->pool = in[1].data;
     work->pool_pages = in[1].shape[0];
-    work->page_halves = in[1].shape[1];
     work->pages = in[2].data;
     work->sequences = in[2].shape[0];
     work->places = in[2].shape[1];
