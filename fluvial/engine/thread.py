@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
-from fluvial.engine.proxy import build_proxy, load_proxy
-from fluvial.model.architecture.declaration import Layer
+from fluvial.engine.protocol import Part
+
+if TYPE_CHECKING:
+    from fluvial.engine.decoder import Decoder
 
 MEASURE_S = 1.0
 _ROUNDS = 25
 _ENOUGH = 1.05
+_STEPS = 3
 
 MakeStep = Callable[[int], Callable[[], None]]
 
@@ -53,15 +57,30 @@ def choose_threads(
     return ThreadChoice(threads=chosen, timings_ms=timings_ms)
 
 
-def choose_for(
-    layer: Layer, *, bits: int = 4, options: dict[str, str] | None = None
-) -> ThreadChoice:
-    """Choose the number of threads for a model of such layers (see proxy.py) on this machine."""
-    graph = build_proxy(layer, bits=bits)
-    return choose_threads(
-        lambda threads: load_proxy(graph, threads=threads, options=options),
-        candidates=list_candidates(count_usable()),
-    )
+def choose_for(decoder: "Decoder") -> ThreadChoice:
+    """Choose the number of threads for a decoder on this machine, and set it.
+
+    Measures steps of one token, which memory limits, so that more threads may not pay.
+    """
+    cache = decoder.new_cache()
+    if not decoder.reserve(cache, decoder.page_tokens):
+        raise ValueError("no room for one page of tokens")
+    part = Part(cache, [0], None, [0])
+
+    def make_step(threads: int) -> Callable[[], None]:
+        def step() -> None:
+            decoder.use_threads(threads)
+            for _ in range(_STEPS):
+                decoder.step([part])
+                decoder.truncate(cache, 0)
+                decoder.reserve(cache, decoder.page_tokens)
+
+        return step
+
+    choice = choose_threads(make_step, candidates=list_candidates(count_usable()))
+    decoder.release(cache)
+    decoder.use_threads(choice.threads)
+    return choice
 
 
 def list_candidates(usable: int) -> list[int]:

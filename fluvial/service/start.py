@@ -151,16 +151,15 @@ def _open_decoder(
             whole=settings.weights == "float32",
             progress=on_build,
         )
-    threads = settings.threads or choose_for(checkpoint.declaration.layers[0]).threads
     decoder = Decoder(
         checkpoint,
         graph_folder=graph_folder,
         context_tokens=context_tokens,
-        threads=threads,
+        threads=settings.threads or 1,
         cache_tokens=count_cache_tokens(settings, declaration=checkpoint.declaration),
         adapter_slots=settings.batch_limit,
     )
-    return decoder, threads
+    return decoder, settings.threads or choose_for(decoder).threads
 
 
 def count_cache_tokens(settings: Settings, *, declaration: Declaration) -> int:

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from fluvial.engine import thread
+from fluvial.engine.decoder import Decoder
 from fluvial.engine.thread import choose_for, choose_threads, count_usable, list_candidates
-from fluvial.model.architecture.declaration import declare_layer
+from fluvial.model.built import ensure_graph
+from fluvial.model.checkpoint import open_checkpoint
 
 
 class Machine:
@@ -149,13 +151,16 @@ def test_usable_cores_of_this_machine():
     assert count_usable() >= 1
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_proxy_measures_a_real_layer(bits: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_decoder_is_measured_and_set(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(thread, "count_usable", lambda: 2)
-    layer = declare_layer(
-        width=64, heads=2, kv_heads=1, head_width=32, mlp_width=96, rope_theta=1e4
-    )
-    choice = choose_for(layer, bits=bits)
+    checkpoint = open_checkpoint(tiny_model)
+    folder = ensure_graph(checkpoint, cache_dir=tmp_path, positions=64)
+    decoder = Decoder(checkpoint, graph_folder=folder, context_tokens=64, threads=1)
+    used: list[int] = []
+    monkeypatch.setattr(decoder, "use_threads", used.append)
+    choice = choose_for(decoder)
     assert set(choice.timings_ms) == {1, 2}
-    assert choice.threads in {1, 2}
-    assert all(took_ms > 0 for took_ms in choice.timings_ms.values())
+    assert used[-1] == choice.threads
+    assert decoder.free_pages == decoder.total_pages
