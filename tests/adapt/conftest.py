@@ -65,12 +65,24 @@ class Desk:
         return sum(event[0] == kind for event in self.events)
 
 
-def open_desk(data_dir: Path, model: Path) -> Desk:
+class KeptLearner(LearnerProcess):
+    """A learner that outlives its readers: starting one loads torch, which takes seconds."""
+
+    def close(self) -> None:
+        """Leave the process to the next reader, whose sessions have other names."""
+
+    def end(self) -> None:
+        super().close()
+
+
+def open_desk(data_dir: Path, model: Path, *, learner: LearnerProcess | None = None) -> Desk:
+    """Open a store and a reader; the learner is one of its own, unless one is given."""
     checkpoint = open_checkpoint(model)
     tokenizer = open_tokenizer(checkpoint)
     store = Store.open(data_dir)
     history = History(store, declaration=checkpoint.declaration, checkpoint=checkpoint.sha256)
-    learner = LearnerProcess(model, sha256=checkpoint.sha256, rule=RULE, threads=1)
+    if learner is None:
+        learner = LearnerProcess(model, sha256=checkpoint.sha256, rule=RULE, threads=1)
     desk: Desk
     reader = Reader(
         store=store,
@@ -89,9 +101,27 @@ def open_desk(data_dir: Path, model: Path) -> Desk:
     return desk
 
 
+@pytest.fixture(scope="session")
+def kept_learner(tiny_model: Path) -> Iterator[KeptLearner]:
+    sha256 = open_checkpoint(tiny_model).sha256
+    learner = KeptLearner(tiny_model, sha256=sha256, rule=RULE, threads=1)
+    yield learner
+    learner.end()
+
+
 @pytest.fixture
-def desk(tmp_path: Path, tiny_model: Path) -> Iterator[Desk]:
-    desk = open_desk(tmp_path / "data", tiny_model)
+def desk(tmp_path: Path, tiny_model: Path, kept_learner: KeptLearner) -> Iterator[Desk]:
+    """A desk whose learner other tests use too."""
+    yield from _use(open_desk(tmp_path / "data", tiny_model, learner=kept_learner))
+
+
+@pytest.fixture
+def own_desk(tmp_path: Path, tiny_model: Path) -> Iterator[Desk]:
+    """A desk whose learner the test may end."""
+    yield from _use(open_desk(tmp_path / "data", tiny_model))
+
+
+def _use(desk: Desk) -> Iterator[Desk]:
     yield desk
     desk.reader.close()
     desk.store.close()

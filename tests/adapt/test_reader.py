@@ -101,20 +101,22 @@ def test_small_messages_wait_until_there_is_enough(desk: Desk) -> None:
     assert desk.wait_ended(session, small).status == "done"
 
 
-def test_a_killed_learner_is_started_again_and_nothing_is_counted_twice(desk: Desk) -> None:
-    session = desk.begin()
-    reading = desk.queue(session, LONG)
-    desk.wait(lambda: desk.count("version") >= 1)
-    process = desk.learner._process
+def test_a_killed_learner_is_started_again_and_nothing_is_counted_twice(
+    own_desk: Desk,
+) -> None:
+    session = own_desk.begin()
+    reading = own_desk.queue(session, LONG)
+    own_desk.wait(lambda: own_desk.count("version") >= 1)
+    process = own_desk.learner._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
-    reading = desk.wait_ended(session, reading)
+    reading = own_desk.wait_ended(session, reading)
     assert reading.status == "done"
-    assert desk.learner.generation == 2
-    starts = [score.start for _, score in desk.store.scores(session)]
+    assert own_desk.learner.generation == 2
+    starts = [score.start for _, score in own_desk.store.scores(session)]
     assert starts == sorted(set(starts))
-    learned = sum(v.tokens_learned for v in desk.store.versions(session))
-    scored = sum(score.tokens for _, score in desk.store.scores(session) if score.learned)
+    learned = sum(v.tokens_learned for v in own_desk.store.versions(session))
+    scored = sum(score.tokens for _, score in own_desk.store.scores(session) if score.learned)
     assert learned == scored
 
 
