@@ -53,25 +53,18 @@ void KERNEL(keep_token)(const float *key, int64_t key_width, const float *value,
    lost but the time of a few fetches. */
 enum { AHEAD = 2048 };
 
-/* scores[i][...] of `tiles` pages from `page` on; n and tiles are known where this is expanded. */
-INLINE void score_pages(const Memory *m, const Asked *asked, int64_t page, float (*scores)[SPAN],
-                        const int n, const int tiles) {
-    const uint16_t *keys[4];
-    V16 sum[4][QUERIES];
-    for (int t = 0; t < tiles; t++) {
-        keys[t] = m->keys + m->pages[page + t] * m->key_width * PAGE;
-        for (int i = 0; i < n; i++) sum[t][i] = v_set(0);
+/* scores[i][...] of one page; n is known where this is expanded. */
+INLINE void score_page(const Memory *m, const Asked *asked, int64_t page, float (*scores)[SPAN],
+                       const int n) {
+    const uint16_t *keys = m->keys + m->pages[page] * m->key_width * PAGE;
+    V16 sum[QUERIES];
+    for (int i = 0; i < n; i++) sum[i] = v_set(0);
+    for (int64_t d = 0; d < m->key_width; d++) {
+        const V16 key = v_load_half(keys + d * PAGE);
+        __builtin_prefetch(keys + d * PAGE + AHEAD);
+        for (int i = 0; i < n; i++) sum[i] = v_fma(v_set(asked->q[i][d]), key, sum[i]);
     }
-    for (int64_t d = 0; d < m->key_width; d++)
-        for (int t = 0; t < tiles; t++) {
-            const V16 key = v_load_half(keys[t] + d * PAGE);
-            __builtin_prefetch(keys[t] + d * PAGE + AHEAD);
-            for (int i = 0; i < n; i++)
-                sum[t][i] = v_fma(v_set(asked->q[i][d]), key, sum[t][i]);
-        }
-    for (int t = 0; t < tiles; t++)
-        for (int i = 0; i < n; i++)
-            v_store(scores[i] + (page + t) * PAGE % SPAN, sum[t][i]);
+    for (int i = 0; i < n; i++) v_store(scores[i] + page * PAGE % SPAN, sum[i]);
 }
 
 /* Add values of keys [first, end) to `groups` groups of 16 features from feature `at` on. */
@@ -137,21 +130,21 @@ INLINE void weigh(const Memory *m, const Asked *asked, int i, int64_t first, int
 INLINE void attend_some(const Memory *m, const Asked *asked, int64_t first, int64_t end,
                         Found *found, const int n) {
     float scores[QUERIES][SPAN];
-    const int together = n <= 2 ? 4 : n <= 4 ? 2 : 1;
+    /* As many features of a value at once as there are registers for; keys page by page. So both
+       are read in one stream, which matters more than independent sums: 6.2 -> 3.1 us a span. */
+    const int groups = n <= 5 ? 4 : 2;
     const int64_t pages = (end + PAGE - 1) / PAGE;
     /* nothing before the first key that is asked for: zero times NaN would be NaN */
     int64_t low = end;
     for (int i = 0; i < n; i++) low = asked->low[i] < low ? asked->low[i] : low;
     low = low > first ? low : first;
     int64_t page = low / PAGE;
-    for (; page + together <= pages; page += together)
-        score_pages(m, asked, page, scores, n, together);
-    for (; page < pages; page++) score_pages(m, asked, page, scores, n, 1);
+    for (; page < pages; page++) score_page(m, asked, page, scores, n);
     for (int i = 0; i < n; i++) weigh(m, asked, i, first, end, scores[i], found);
     const int64_t width = padded_width(m->value_width);
     int64_t at = 0;
-    for (; at + 16 * together <= width; at += 16 * together)
-        mix_values(m, at, low, end, scores, found, n, together);
+    for (; at + 16 * groups <= width; at += 16 * groups)
+        mix_values(m, at, low, end, scores, found, n, groups);
     for (; at < width; at += 16) mix_values(m, at, low, end, scores, found, n, 1);
 }
 
