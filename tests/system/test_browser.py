@@ -17,6 +17,20 @@ PAGES, PAGE_LINES = 30, 60
 PATIENCE_MS = 300_000
 LEARNED = '[data-testid="version-item"]:not([data-version="0"])'
 
+_SEND_AT = """
+(at_ms) => {
+  window.seen = {};
+  new MutationObserver(() => {
+    const answer = document.querySelector('[data-testid="message-assistant"]');
+    if (answer?.querySelector('p:not(.thinking)')?.innerText) seen.begun ??= Date.now();
+    if (answer?.dataset.finish) seen.ended ??= Date.now();
+  }).observe(document.body, { subtree: true, childList: true, attributes: true });
+  const send = document.querySelector('[data-testid="send"]');
+  setTimeout(() => send.click(), at_ms - Date.now());
+}
+"""
+"""Sends at a time of the clock, and notes when the answer begins and ends."""
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.model,
@@ -84,6 +98,32 @@ def test_a_phone_needs_no_sideways_scroll(server: Live, language: str, dark: boo
         page.get_by_test_id("drawer-toggle").click()
         expect(page.get_by_test_id("new-session").last).to_be_visible()
         assert visit.complaints == []
+
+
+def test_four_people_are_answered_at_once(server: Live, visit: Visit) -> None:
+    # Each has a browser profile of their own, and with it the six connections of HTTP/1.1.
+    browser = visit.page.context.browser
+    assert browser is not None
+    tabs = [visit.page, *(browser.new_context(locale="en-GB").new_page() for _ in range(3))]
+    for tab in tabs[1:]:
+        tab.set_default_timeout(60_000)
+        tab.goto(server.url)
+    for number, tab in enumerate(tabs):
+        tab.get_by_test_id("new-session").first.click()
+        tab.get_by_test_id("composer").fill(f"Write a long story about {number + 2} rivers.")
+    at_ms = tabs[0].evaluate("Date.now()") + 2_000
+    for tab in tabs:
+        tab.evaluate(_SEND_AT, at_ms)
+    answers = [tab.get_by_test_id("message-assistant").last for tab in tabs]
+    for answer in answers:
+        finish = re.compile("stop|length")
+        expect(answer).to_have_attribute("data-finish", finish, timeout=PATIENCE_MS)
+    seen: list[dict[str, float]] = [tab.evaluate("window.seen") for tab in tabs]
+    # All four had begun before the first one ended.
+    assert max(each["begun"] for each in seen) < min(each["ended"] for each in seen)
+    assert len({answer.get_attribute("data-message") for answer in answers}) == 4
+    assert len({answer.inner_text() for answer in answers}) == 4
+    assert visit.complaints == []
 
 
 def _chat(visit: Visit) -> None:
