@@ -48,7 +48,7 @@ static const char *compute(const void *attributes, Context *context, const Tenso
     const char *wrong = find_adapters(&work.adapters, &inputs[1], &inputs[2], &inputs[3], work.rows,
                                       a->gains, a->units);
     if (wrong != NULL) return fail(context, "Activation: %s", wrong);
-    if (work.adapters.pool && a->gain + work.width > a->gains)
+    if (work.adapters.pool && a->gain >= 0 && a->gain + work.width > a->gains)
         return "Activation: the gain's place is outside of the adapter";
     work.y = output(context, 0, (const int64_t[]){work.rows, work.width}, 2);
     if (work.y == NULL) return failure(context);

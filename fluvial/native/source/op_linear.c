@@ -172,7 +172,7 @@ static const char *compute(const void *attributes, Context *context, const Tenso
     wrong = find_adapters(&work.adapters, &inputs[3], &inputs[4], &inputs[5], work.rows,
                           linear->gains, linear->units);
     if (wrong != NULL) return fail(context, "Linear: %s", wrong);
-    if (work.adapters.pool && (linear->unit + m->inputs + m->outputs > linear->units ||
+    if (work.adapters.pool && ((linear->unit >= 0 && linear->unit + m->inputs + m->outputs > linear->units) ||
                                (linear->gain >= 0 && linear->gain + m->inputs > linear->gains)))
         return "Linear: the adapter's place is outside of it";
     wrong = open_outputs(&work, context);
