@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import gguf as writing
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -286,7 +286,7 @@ class Peer:
         params.cpuparams.n_threads = 1
         params.verbosity = -1
         self._server = xllamacpp.Server(params)
-        self._client = httpx.Client(base_url=self._server.listening_address)
+        self._client = httpx2.Client(base_url=self._server.listening_address)
 
     def encode(self, text: str) -> list[int]:
         body = json.dumps({"content": text, "add_special": False, "parse_special": False})
