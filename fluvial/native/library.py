@@ -5,8 +5,10 @@ A library's file name says what it was made from and what it holds:
 damaged one is noticed before it is loaded. Wheels carry one in the package folder.
 """
 
+import contextlib
 import ctypes
 import logging
+import os
 from pathlib import Path
 
 import platformdirs
@@ -45,11 +47,18 @@ def use_threads(count: int) -> int:
     return int(ctypes.CDLL(str(ensure_library())).fluvial_threads(count))
 
 
+def _mark_used(path: Path) -> None:
+    """Set its time, so that the oldest to be removed are those not used for longest."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
 def _find(folder: Path, prefix: str) -> Path | None:
     """Return a library whose content is what its name says; a damaged one is passed over."""
     for path in sorted(folder.glob(f"{prefix}*.so")):
         try:
             if hash_bytes(path.read_bytes()) == path.stem.rpartition("-")[2]:
+                _mark_used(path)
                 return path
         except OSError as error:
             log.warning("the native library %s can't be read: %s", path, error)
