@@ -46,10 +46,6 @@ class Checkpoint:
         """Return a weight as float32 [outputs, inputs]."""
         return self.weights[name].dequantize()
 
-    def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return embeddings float32 [tokens, width], dequantising only the rows asked for."""
-        return self.weights["embedding"].dequantize(token_ids)
-
     @property
     def head(self) -> RawTensor:
         return self.weights["embedding" if self.declaration.tied_head else "head"]

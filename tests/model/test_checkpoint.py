@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fluvial.errors import ModelError
@@ -67,9 +66,3 @@ def test_truncated_safetensors_are_refused(size: int, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         open_checkpoint(tmp_path)
-
-
-def test_embeddings_come_row_by_row(tiny_model: Path) -> None:
-    checkpoint = open_checkpoint(tiny_model)
-    rows = np.array([7, 7, 2])
-    np.testing.assert_array_equal(checkpoint.embed(rows), checkpoint.matrix("embedding")[rows])

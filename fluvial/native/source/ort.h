@@ -73,9 +73,6 @@ ORT_FUNCTION(90, OrtStatus *, KernelContext_GetInput, const OrtKernelContext *, 
 ORT_FUNCTION(91, OrtStatus *, KernelContext_GetOutput, OrtKernelContext *, size_t index,
              const int64_t *shape, size_t rank, OrtValue **)
 ORT_FUNCTION(93, void, ReleaseStatus, OrtStatus *)
-/* Runs task(argument, 0 .. total - 1) in `batches` pieces on the session's own threads. */
-ORT_FUNCTION(274, OrtStatus *, KernelContext_ParallelFor, const OrtKernelContext *,
-             void (*task)(void *, size_t), size_t total, size_t batches, void *argument)
 /* The shape belongs to the value; it is NULL for a scalar. */
 ORT_FUNCTION(414, OrtStatus *, GetTensorElementTypeAndShapeDataReference, const OrtValue *,
              int *dtype, const int64_t **shape, size_t *rank)
