@@ -131,9 +131,7 @@ class GraphWriter:
         x.total = outputs[3]
         return outputs[0]
 
-    def linear(
-        self, at: str, group: Group, x: str | Unread, *, adapted: bool = True, **made: Any
-    ) -> str:
+    def linear(self, at: str, group: Group, x: str | Unread, **made: Any) -> str:
         """Add a group of linears as one product, with its adapter's low-rank term.
 
         `made` are attributes that say what is made of x on the way (op_linear.c).
@@ -141,10 +139,8 @@ class GraphWriter:
         name = f"{at}.{group.name}"
         raw = [self.checkpoint.weights[f"{at}.{part}"] for part, _ in group.parts]
         bias = self._bias(at, group)
-        place: dict[str, Any] = {}
-        if adapted:
-            layout = self.layout
-            place = {"unit": layout.unit_of[name], "units": layout.units, "gains": layout.gains}
+        layout = self.layout
+        place = {"unit": layout.unit_of[name], "units": layout.units, "gains": layout.gains}
         return self.product(name, self._pack_group(raw), x, bias=bias, **place, **made)
 
     def product(
