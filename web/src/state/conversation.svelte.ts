@@ -189,9 +189,11 @@ export class Conversation implements Listener {
     }
   }
 
+  /** A list read before the turn was stored lacks it: what this tab is being told stays, and stays last. */
   #takeMessages(messages: Message[]): void {
-    const live = this.messages.find((message) => message.id === this.liveMessage);
-    this.messages = messages.map((message) => (live && message.id === live.id ? live : message));
+    const turn = this.#pending?.turn;
+    const isOwn = (message: Message): boolean => message.id === turn?.user_message || message.id === turn?.message;
+    this.messages = [...messages.filter((message) => !isOwn(message)), ...this.messages.filter(isOwn)];
   }
 
   #putMessage(message: Message): void {
@@ -240,11 +242,11 @@ export class Conversation implements Listener {
     try {
       for await (const piece of ask(question, pending.controller.signal)) {
         if (piece.turn) this.#takeTurn(piece.turn);
+        finished ||= piece.finish !== null;
         const answer = this.messages.find((message) => message.id === this.liveMessage);
         if (!answer) continue;
         answer.content += piece.text;
         if (piece.finish) answer.finish = piece.finish;
-        finished ||= piece.finish !== null;
       }
     } catch (error) {
       // The answer is whole once its finish has come: a connection that breaks after it loses nothing.
