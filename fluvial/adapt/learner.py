@@ -121,6 +121,11 @@ class Learner:
         return self._score(context, chunk, None)
 
     @torch.no_grad()
+    def score_tokens(self, context: Sequence[int], chunk: Sequence[int]) -> list[float]:
+        """Return the frozen base's loss on each token of `chunk` after `context`, in nats."""
+        return self._losses(context, chunk, None).tolist()
+
+    @torch.no_grad()
     def measure_drift(self, session: str) -> float:
         """Return the size of the change in weights relative to the base weights, over all layers.
 

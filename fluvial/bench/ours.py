@@ -88,19 +88,19 @@ class Ours:
             self._decoder.release(cache)
         return speed
 
-    def score(self, windows: list[list[int]]) -> list[float]:
-        """Return each window's loss in nats, summed over all of its tokens but the first."""
+    def score(self, windows: list[list[int]]) -> list[list[float]]:
+        """Return the loss in nats of each window's tokens but the first."""
         return [self._score(window) for window in windows]
 
-    def _score(self, window: list[int]) -> float:
+    def _score(self, window: list[int]) -> list[float]:
         cache = self._make_room(len(window))
-        nats = 0.0
+        nats: list[float] = []
         for start in range(0, len(window) - 1, self._chunk_tokens):
             targets = window[start + 1 : start + 1 + self._chunk_tokens]
             tokens = window[start : start + len(targets)]
             part = Part(cache=cache, tokens=tokens, wanted=range(len(tokens)))
             (logits,) = self._decoder.step([part])
-            nats += sum_losses(logits, targets)
+            nats += find_losses(logits, targets)
         self._decoder.release(cache)
         return nats
 
@@ -174,9 +174,9 @@ def draw_adapter(declaration: Declaration, *, seed: int) -> Adapter:
     return Adapter(f"bench/{seed}", tensors)
 
 
-def sum_losses(logits: np.ndarray, targets: Sequence[int]) -> float:
-    """Return the summed loss in nats of `targets` under logits [tokens, vocabulary]."""
+def find_losses(logits: np.ndarray, targets: Sequence[int]) -> list[float]:
+    """Return the losses in nats of `targets` under logits [tokens, vocabulary]."""
     wide = logits.astype(np.float64)
     top = wide.max(axis=1)
     norm = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-    return float((norm - wide[np.arange(len(targets)), targets]).sum())
+    return (norm - wide[np.arange(len(targets)), targets]).tolist()

@@ -103,8 +103,8 @@ class Peer:
         by_clock = sum(each["predicted_n"] for each in timings) / (took_s - read_s)
         return float(max(by_clock, sum(each["predicted_per_second"] for each in timings)))
 
-    def score(self, windows: list[list[int]]) -> list[float]:
-        """Return each window's loss in nats, summed over all of its tokens but the first.
+    def score(self, windows: list[list[int]]) -> list[list[float]]:
+        """Return the loss in nats of each window's tokens but the first.
 
         The server tells no probabilities of a prompt, but those of what it chooses, as they were
         before any bias. So every token is a request of its own: what stands before it is in the
@@ -114,16 +114,16 @@ class Peer:
         """
         if self._plain < 0:
             self._plain = self._find_plain()
-        nats: list[float] = []
+        nats: list[list[float]] = []
         for start in range(0, len(windows), self._sequences):
             nats += _run_together(self._score_window, windows[start : start + self._sequences])
         return nats
 
-    def _score_window(self, slot: int, window: list[int]) -> float:
-        return math.fsum(
+    def _score_window(self, slot: int, window: list[int]) -> list[float]:
+        return [
             -self._find_logprob(slot, window[:index], window[index])
             for index in range(1, len(window))
-        )
+        ]
 
     def _find_logprob(self, slot: int, prompt: list[int], token: int) -> float:
         """Return the log-probability of `token` after `prompt`.

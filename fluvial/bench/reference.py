@@ -19,6 +19,6 @@ class Reference:
         self._learner = Learner(open_checkpoint(Path(path)), rule=Rule.from_settings(load()))
         self._learner.use_threads(threads)
 
-    def score(self, windows: list[list[int]]) -> list[float]:
-        """Return each window's loss in nats, summed over all of its tokens but the first."""
-        return [self._learner.score(window[:1], window[1:]) for window in windows]
+    def score(self, windows: list[list[int]]) -> list[list[float]]:
+        """Return the loss in nats of each window's tokens but the first."""
+        return [self._learner.score_tokens(window[:1], window[1:]) for window in windows]

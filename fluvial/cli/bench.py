@@ -283,6 +283,10 @@ def _print_perplexities(result: dict[str, Any]) -> None:
         for side, label in names.items()
     ]
     print_table(["side", "nats/token", "perplexity"], rows, right=(1, 2))
+    for key, label in (("ours_minus_reference", "float32"), ("ours_minus_peer", "llama.cpp")):
+        difference, error = result[key]["nats_per_token"], result[key]["standard_error"]
+        known = "" if error is None else f" ± {error:.5f} (standard error)"
+        click.echo(f"fluvial minus {label}: {difference:+.5f}{known} nats a token")
 
 
 def _print_gains(result: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ def test_the_frozen_score_is_what_transformers_finds(
         logits = load_reference(checkpoint)(ids).logits[0, len(context) - 1 : -1]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TEXT), reduction="sum")
     assert learner.score(context, TEXT) == pytest.approx(float(expected), rel=1e-5)
+    assert sum(learner.score_tokens(context, TEXT)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_chunk_is_scored_before_it_is_learned_from(learner: Learner) -> None:

@@ -117,7 +117,7 @@ class SetSide:
             return {"value": 10.0 * values["threads"]}
         if do == "score":
             nats = {"ours": 2.0, "reference": 1.9, "peer": 2.1}[self._name]
-            return {"value": [nats * (len(window) - 1) for window in values["windows"]]}
+            return {"value": [[nats] * (len(window) - 1) for window in values["windows"]]}
         speed = 200.0 if self._settings["threads"] == 2 else 100.0
         if self._name == "peer":
             speed /= 2

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fluvial.bench import quality
 from fluvial.bench.engine import Target
-from fluvial.bench.quality import cut_windows, run
-from fluvial.errors import InputError
+from fluvial.bench.quality import compare, cut_windows, run
+from fluvial.errors import EngineError, InputError
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.opening import open_tokenizer
-from tests.bench.double import Journal
+from tests.bench.double import Journal, SetSide
 
 TEXT = "the thing is that the king is in the ring, and 国王 sings. " * 40
 
@@ -64,9 +65,58 @@ def test_perplexities_and_their_ratios(
     assert result["ours"]["perplexity"] == pytest.approx(7.38906)
     assert result["ours_over_reference"] == pytest.approx(1.10517)
     assert result["ours_over_peer"] == pytest.approx(0.90484)
+    assert result["ours_minus_reference"] == {"nats_per_token": 0.1, "standard_error": 0}
+    assert result["ours_minus_peer"] == {"nats_per_token": -0.1, "standard_error": 0}
     sent: dict[str, list[list[int]]] = {}
     for side, _, values in journal.asked:
         sent.setdefault(side, []).extend(values["windows"])
     assert sent["ours"] == sent["peer"] == sent["reference"]
     assert told[-1] == ("peer", 10, 10)
     assert journal.open_now == []
+
+
+def test_a_side_that_leaves_a_token_out_is_told(
+    file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "check_installed", lambda: "0")
+
+    class Forgetful(SetSide):
+        def ask(self, do: str, **values: Any) -> dict[str, Any]:
+            first, *others = super().ask(do, **values)["value"]
+            return {"value": [first[1:], *others]}
+
+    with pytest.raises(EngineError, match="ours did not score every token once"):
+        run(
+            file,
+            Target(name="tiny", path=tiny_model),
+            graph_dir=tmp_path,
+            threads=1,
+            tokens=100,
+            open_side=lambda name, settings: Forgetful(name, dict(settings), Journal()),
+        )
+
+
+def test_a_difference_has_an_error_though_texts_are_uneven() -> None:
+    """What both have in common, however uneven, is no part of the error."""
+    random = np.random.default_rng(0)
+    common = random.exponential(3, 16_000)
+    told = compare((common + random.normal(0.01, 0.1, 16_000)).tolist(), common.tolist())
+    assert told["nats_per_token"] == pytest.approx(0.01, abs=0.003)
+    assert told["standard_error"] == pytest.approx(0.1 / 16_000**0.5, rel=0.1)
+
+
+def test_neighbours_that_hang_together_are_one_piece_of_evidence() -> None:
+    random = np.random.default_rng(0)
+    together = np.repeat(random.normal(0, 0.1, 1000), 16)
+    told = compare(together.tolist(), [0.0] * len(together))
+    assert told["standard_error"] == pytest.approx(0.1 / 1000**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 16, 31])
+def test_few_tokens_have_no_error(count: int) -> None:
+    assert compare([2.0] * count, [1.0] * count) == {"nats_per_token": 1, "standard_error": None}
+
+
+def test_other_tokens_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        compare([1.0, 2.0], [1.0])
