@@ -77,16 +77,17 @@ def describe_matrix(packed: Packed) -> dict[str, Any]:
     }
 
 
-def round_rows(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return what is left of rows that are rounded to 8 bits in blocks of 32, as the kernels do."""
+def round_rows(x: NDArray[np.float32], *, bits: int = 8) -> NDArray[np.float64]:
+    """Return what is left of rows that are rounded in blocks of 32, as the kernels do."""
+    steps = np.float32(127 if bits == 8 else 127 * 128)
     blocks = np.pad(x, ((0, 0), (0, -x.shape[1] % 32))).reshape(len(x), -1, 32)
     most = np.abs(blocks).max(axis=-1, keepdims=True)
-    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 1e-30)
-    scale = np.where(most > 1e-30, most / np.float32(127), 0).astype(np.float64)
+    inverse = np.divide(steps, most, out=np.zeros_like(most), where=most > 1e-30)
+    scale = np.where(most > 1e-30, most / steps, 0).astype(np.float64)
     return (np.rint(blocks * inverse) * scale).reshape(len(x), -1)[:, : x.shape[1]]
 
 
-def multiply(packed: Packed, x: NDArray[np.float32]) -> NDArray[np.float64]:
+def multiply(packed: Packed, x: NDArray[np.float32], *, input_bits: int = 8) -> NDArray[np.float64]:
     """Return x times the matrix in float64, x rounded as the matrix asks for."""
-    rounded = x.astype(np.float64) if packed.bits == 32 else round_rows(x)
+    rounded = x.astype(np.float64) if packed.bits == 32 else round_rows(x, bits=input_bits)
     return rounded @ packed.unpack().astype(np.float64).T

@@ -21,6 +21,7 @@ from tests.native.matrix import (
 )
 
 Floats = NDArray[np.float32]
+BOTH = pytest.mark.parametrize("input_bits", [8, 15])
 WIDTHS = [(1, 1), (5, 3), (16, 32), (17, 33), (31, 31), (48, 64), (100, 129), (130, 300)]
 """(outputs, inputs); tiles are of 16 outputs and blocks of 32 inputs."""
 
@@ -37,9 +38,10 @@ def run(
     adapters: dict[str, Any] | None = None,
     attributes: dict[str, Any] | None = None,
     threads: int = 1,
+    input_bits: int = 8,
 ) -> Floats:
     inputs: dict[str, Any] = {"x": x, "data": packed.data, "bias": bias, **(adapters or {})}
-    attributes = {**describe_matrix(packed), **(attributes or {})}
+    attributes = {**describe_matrix(packed), "input_bits": input_bits, **(attributes or {})}
     return run_operator("Linear", inputs, attributes=attributes, threads=threads)[0]
 
 
@@ -48,13 +50,15 @@ def assert_near(y: Floats, expected: NDArray[np.float64]) -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=3e-6 * largest)
 
 
+@BOTH
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("outputs", "inputs"), WIDTHS)
-def test_matches_numpy(variant: str, form: str, outputs: int, inputs: int) -> None:
+def test_matches_numpy(variant: str, form: str, outputs: int, inputs: int, input_bits: int) -> None:
     packed = make_matrix(form, outputs, inputs)
     x = make_x(11, inputs)
     bias = make_x(1, outputs, seed=2)[0]
-    assert_near(run(packed, x, bias), multiply(packed, x) + bias)
+    expected = multiply(packed, x, input_bits=input_bits) + bias
+    assert_near(run(packed, x, bias, input_bits=input_bits), expected)
 
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "F16", "BF16", "F32"])
@@ -64,42 +68,52 @@ def test_other_types_of_the_file_take_one_of_these_forms(variant: str, kind: str
     assert_near(run(packed, x), multiply(packed, x))
 
 
+@BOTH
 @pytest.mark.parametrize("form", ROUNDED)
-def test_rounding_of_inputs_costs_at_most_half_a_step_each(variant: str, form: str) -> None:
+def test_rounding_of_inputs_costs_at_most_half_a_step_each(
+    variant: str, form: str, input_bits: int
+) -> None:
     packed = make_matrix(form, 40, 96)
     x = make_x(9, 96) * np.exp(make_x(9, 96, seed=3))
     weights = packed.unpack().astype(np.float64)
-    steps = np.abs(x.reshape(9, 3, 32)).max(axis=-1) / 127
+    steps = np.abs(x.reshape(9, 3, 32)).max(axis=-1) / (127 if input_bits == 8 else 127 * 128)
     slack = np.einsum("tb,obk->to", steps / 2, np.abs(weights.reshape(40, 3, 32)))
-    error = np.abs(run(packed, x) - x.astype(np.float64) @ weights.T)
-    assert (error <= 1.001 * slack).all()
+    # sums of floats are rounded too, which counts beside the smaller of the two steps
+    sums = 1e-6 * np.abs(x).astype(np.float64) @ np.abs(weights.T)
+    error = np.abs(run(packed, x, input_bits=input_bits) - x.astype(np.float64) @ weights.T)
+    assert (error <= 1.001 * slack + sums).all()
     assert (error > 0).any()
 
 
+@BOTH
 @pytest.mark.parametrize("tokens", [*range(1, 19), 127, 128, 129, 300])
-def test_any_number_of_tokens(variant: str, tokens: int) -> None:
+def test_any_number_of_tokens(variant: str, tokens: int, input_bits: int) -> None:
     packed = make_matrix("4 bits, minimum", 50, 70)
     x = make_x(tokens, 70)
-    assert_near(run(packed, x, threads=2), multiply(packed, x))
+    expected = multiply(packed, x, input_bits=input_bits)
+    assert_near(run(packed, x, threads=2, input_bits=input_bits), expected)
 
 
+@BOTH
 @pytest.mark.parametrize("form", FORMS)
-def test_a_row_alone_is_the_same_to_the_bit(variant: str, form: str) -> None:
+def test_a_row_alone_is_the_same_to_the_bit(variant: str, form: str, input_bits: int) -> None:
     packed = make_matrix(form, 900, 100)
     x, bias = make_x(300, 100), make_x(1, 900, seed=2)[0]
-    together = run(packed, x, bias, threads=2)
-    np.testing.assert_array_equal(run(packed, x, bias), together)
+    together = run(packed, x, bias, threads=2, input_bits=input_bits)
+    np.testing.assert_array_equal(run(packed, x, bias, input_bits=input_bits), together)
     for row in (0, 1, 7, 127, 128, 295, 299):
-        np.testing.assert_array_equal(run(packed, x[row : row + 1], bias)[0], together[row])
+        alone = run(packed, x[row : row + 1], bias, input_bits=input_bits)
+        np.testing.assert_array_equal(alone[0], together[row])
     for start, end in ((0, 2), (3, 6), (8, 15), (120, 140), (9, 200)):
-        part = run(packed, x[start:end], bias, threads=2)
+        part = run(packed, x[start:end], bias, threads=2, input_bits=input_bits)
         np.testing.assert_array_equal(part, together[start:end])
 
 
+@BOTH
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.skipif("avx512" not in list_variants(), reason="this machine has no AVX-512")
 def test_avx512_and_avx2_are_the_same_to_the_bit(
-    form: str, monkeypatch: pytest.MonkeyPatch
+    form: str, input_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = make_matrix(form, 77, 300)
     x, bias = make_x(23, 300), make_x(1, 77, seed=2)[0]
@@ -107,13 +121,16 @@ def test_avx512_and_avx2_are_the_same_to_the_bit(
     results: list[Floats] = []
     for name in ("avx512", "avx2"):
         monkeypatch.setenv("FLUVIAL_KERNELS", name)
-        results.append(run(packed, x, bias, adapters=adapters, attributes=attributes))
+        results.append(
+            run(packed, x, bias, adapters=adapters, attributes=attributes, input_bits=input_bits)
+        )
     np.testing.assert_array_equal(*results)
 
 
+@BOTH
 @pytest.mark.parametrize("byte", [-128, -127, -1, 0, 1, 127])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_extreme_integers(variant: str, byte: int, sign: int) -> None:
+def test_extreme_integers(variant: str, byte: int, sign: int, input_bits: int) -> None:
     """All weights alike, among them -128, and inputs that round to 127 or -127: sums are exact."""
     tensor = make_tensor("Q8_0", 32, 64)
     blocks = tensor.blocks.reshape(32, 2, 34)
@@ -122,12 +139,14 @@ def test_extreme_integers(variant: str, byte: int, sign: int) -> None:
     packed = pack([tensor])
     assert (packed.unpack() == byte).all()
     x = np.full((3, 64), 127 * sign, np.float32)
-    np.testing.assert_array_equal(run(packed, x), np.full((3, 32), 64 * 127.0 * byte * sign))
+    y = run(packed, x, input_bits=input_bits)
+    np.testing.assert_array_equal(y, np.full((3, 32), 64 * 127.0 * byte * sign))
 
 
+@BOTH
 @pytest.mark.parametrize("form", ["4 bits", "4 bits, minimum", "5 bits", "5 bits, minimum"])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_extreme_nibbles(variant: str, form: str, sign: int) -> None:
+def test_extreme_nibbles(variant: str, form: str, sign: int, input_bits: int) -> None:
     tensor = make_tensor(FORMS[form][0], 32, 64)
     blocks = tensor.blocks.reshape(32, 2, -1)
     blocks[:] = 255
@@ -135,7 +154,26 @@ def test_extreme_nibbles(variant: str, form: str, sign: int) -> None:
     blocks[..., : len(ones)] = ones
     packed = pack([tensor])
     x = np.full((3, 64), 127 * sign, np.float32)
-    np.testing.assert_array_equal(run(packed, x), multiply(packed, x))
+    y, expected = run(packed, x, input_bits=input_bits), multiply(packed, x, input_bits=input_bits)
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 13])
+def test_integers_of_15_bits_are_multiplied_exactly(variant: str, tokens: int) -> None:
+    """Every value of an input as it is, with weights of scale 1: no sum has more than 24 bits."""
+    tensor = make_tensor("Q4_0", 32, 64)
+    tensor.blocks.reshape(32, 2, 18)[..., :2] = np.array([1], np.float16).view(np.uint8)
+    packed = pack([tensor])
+    most = 127 * 128
+    values = np.arange(-most, most + 1).astype(np.float32)
+    values = np.random.default_rng(3).permutation(values)[: 62 * 524].reshape(-1, 62)
+    x = np.concatenate([np.full((524, 1), most), values, np.full((524, 1), -most)], axis=1)
+    x = np.ascontiguousarray(x, np.float32)
+    parts = [run(packed, x[at : at + tokens], input_bits=15) for at in range(0, 65, tokens)]
+    expected = (x.astype(np.float64) @ packed.unpack().T.astype(np.float64)).astype(np.float32)
+    found = np.concatenate(parts)
+    np.testing.assert_array_equal(found, expected[: len(found)])
+    np.testing.assert_array_equal(run(packed, x, threads=2, input_bits=15), expected)
 
 
 @pytest.mark.parametrize("scale_bytes", [2, 4])
@@ -158,13 +196,17 @@ def test_scales_of_any_value_are_read_exactly(variant: str, scale_bytes: int) ->
 # --- inputs that are zero, tiny, huge, or not finite ---------------------------------------------
 
 
+@BOTH
 @pytest.mark.parametrize("form", FORMS)
-def test_zeros_give_the_bias(variant: str, form: str) -> None:
+def test_zeros_give_the_bias(variant: str, form: str, input_bits: int) -> None:
     packed = make_matrix(form, 40, 70)
     bias = make_x(1, 40, seed=2)[0]
     x = np.zeros((3, 70), np.float32)
-    np.testing.assert_array_equal(run(packed, x, bias), np.tile(bias, (3, 1)))
-    assert np.abs(run(packed, np.full((3, 70), 1e-38, np.float32))).max() < 1e-25
+    np.testing.assert_array_equal(
+        run(packed, x, bias, input_bits=input_bits), np.tile(bias, (3, 1))
+    )
+    tiny = np.full((3, 70), 1e-38, np.float32)
+    assert np.abs(run(packed, tiny, input_bits=input_bits)).max() < 1e-25
 
 
 def test_large_and_small_blocks_stand_side_by_side(variant: str) -> None:
@@ -173,15 +215,18 @@ def test_large_and_small_blocks_stand_side_by_side(variant: str) -> None:
     assert_near(run(packed, x), multiply(packed, x))
 
 
+@BOTH
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_in_its_row(variant: str, form: str, bad: float) -> None:
+def test_what_is_not_finite_stays_in_its_row(
+    variant: str, form: str, bad: float, input_bits: int
+) -> None:
     packed = make_matrix(form, 40, 70)
     x = make_x(12, 70)
-    expected = run(packed, x)
+    expected = run(packed, x, input_bits=input_bits)
     for row, place in enumerate((0, 7, 9, 17, 31, 69)):
         x[2 * row, place] = bad
-    y = run(packed, x)
+    y = run(packed, x, input_bits=input_bits)
     assert not np.isfinite(y[::2]).any()
     np.testing.assert_array_equal(y[1::2], expected[1::2])
 
@@ -365,6 +410,9 @@ def test_bad_inputs_are_exceptions(name: str, value: NDArray[Any] | None, messag
         ({"bits": 6}, "bits must be"),
         ({"bits": 3}, "bits is 3"),
         ({"scale_bytes": 3}, "scale_bytes must be"),
+        ({"input_bits": 7}, "input_bits is 7"),
+        ({"input_bits": 9}, "input_bits must be 8 or 15"),
+        ({"input_bits": 16}, "input_bits is 16"),
         ({"bits": 8, "has_minimum": 1}, "only 4 and 5 bits"),
         ({"bits": 32, "has_minimum": 1}, "only 4 and 5 bits"),
         ({"has_minimum": 2}, "has_minimum is 2"),

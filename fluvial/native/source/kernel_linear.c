@@ -34,17 +34,34 @@ INLINE float largest(const float *x) {
     return _mm_cvtss_f32(_mm_castsi128_ps(c));
 }
 
-INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
+/* packs works inside 128-bit lanes: put the eight groups of four back in order */
+INLINE void store_bytes(int8_t *q, __m256i ab, __m256i cd) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i all = _mm256_packs_epi16(ab, cd);
+    _mm256_storeu_si256((__m256i *)q, _mm256_permutevar8x32_epi32(all, order));
+}
+
+/* The q of v = 128 * q + rest, with a rest from -64 to 63. */
+INLINE __m256i split(__m256i v) {
+    return _mm256_srai_epi16(_mm256_add_epi16(v, _mm256_set1_epi16(64)), 7);
+}
+
+INLINE int32_t round_block(const float *x, float inverse, int8_t *q, int8_t *rest) {
     const __m256 by = _mm256_set1_ps(inverse);
     __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), by));
     __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), by));
     __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16), by));
     __m256i d = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 24), by));
     __m256i sum = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
-    /* packs works inside 128-bit lanes: put the eight groups of four back in order */
-    __m256i all = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-    all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)q, all);
+    const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+    if (rest) {
+        const __m256i high_ab = split(ab), high_cd = split(cd);
+        store_bytes(q, high_ab, high_cd);
+        store_bytes(rest, _mm256_sub_epi16(ab, _mm256_slli_epi16(high_ab, 7)),
+                    _mm256_sub_epi16(cd, _mm256_slli_epi16(high_cd, 7)));
+    } else {
+        store_bytes(q, ab, cd);
+    }
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
@@ -66,19 +83,24 @@ INLINE float largest(const float *x) { /* as above */
     return value;
 }
 
-INLINE int32_t round_block(const float *x, float inverse, int8_t *q) {
-    int32_t sum = 0;
+INLINE int32_t round_block(const float *x, float inverse, int8_t *q, int8_t *rest) {
+    uint32_t sum = 0; /* unsigned: what is not finite may give anything */
     for (int i = 0; i < BLOCK; i++) {
-        q[i] = (int8_t)lrintf(x[i] * inverse);
-        sum += q[i];
+        const int32_t v = (int32_t)lrintf(x[i] * inverse);
+        const int32_t high = rest ? (v >> 7) + ((v & 127) >= 64) : v;
+        q[i] = (int8_t)high;
+        if (rest)
+            rest[i] = (int8_t)((uint32_t)v - 128 * (uint32_t)high);
+        sum += (uint32_t)v;
     }
-    return sum;
+    return (int32_t)sum;
 }
 
 #endif
 
 /* Round `rows` rows of `inputs` floats; a last block that is not full is filled with zeros. */
 void KERNEL(round_rows)(const float *x, int64_t inputs, int64_t first, int64_t end, Rounded *out) {
+    const float steps = out->rest ? 127.0f * 128.0f : 127.0f;
     float padded[BLOCK];
     for (int64_t row = first; row < end; row++) {
         const float *from = x + row * inputs;
@@ -92,9 +114,10 @@ void KERNEL(round_rows)(const float *x, int64_t inputs, int64_t first, int64_t e
             int64_t at = row * out->blocks + block;
             float most = largest(part);
             /* inputs that are not finite give a result that is not finite, never a wrong one */
-            float inverse = most > 1e-30f && most < INFINITY ? 127.0f / most : 0.0f;
-            out->scale[at] = most > 1e-30f || most != most ? most / 127.0f : 0.0f;
-            out->sum[at] = round_block(part, inverse, out->q + at * BLOCK);
+            float inverse = most > 1e-30f && most < INFINITY ? steps / most : 0.0f;
+            out->scale[at] = most > 1e-30f || most != most ? most / steps : 0.0f;
+            out->sum[at] = round_block(part, inverse, out->q + at * BLOCK,
+                                       out->rest ? out->rest + at * BLOCK : 0);
         }
     }
 }
@@ -102,7 +125,7 @@ void KERNEL(round_rows)(const float *x, int64_t inputs, int64_t first, int64_t e
 /* ---- one tile times a few columns ---------------------------------------------------------- */
 
 typedef struct {
-    const int8_t *q[COLUMNS];
+    const int8_t *q[COLUMNS], *rest[COLUMNS];
     const float *scale[COLUMNS];
     const int32_t *sum[COLUMNS];
 } Columns;
@@ -111,6 +134,7 @@ typedef struct {
 
 typedef struct { __m512i group[8]; } Weights;
 typedef __m512 Lanes;
+typedef __m512i Integers; /* a sum for each row of the tile */
 
 INLINE Weights load_weights(const uint8_t *at, const int bits) {
     Weights w;
@@ -147,14 +171,19 @@ INLINE __m512i broadcast(const int8_t *q) {
     return _mm512_set1_epi32(four);
 }
 
-INLINE Lanes multiply_block(const Weights *w, const int8_t *q, int32_t start) {
+INLINE Integers multiply_block(const Weights *w, const int8_t *q, int32_t start) {
     __m512i even = _mm512_set1_epi32(start), odd = _mm512_setzero_si512();
     for (int g = 0; g < 8; g += 2) {
         even = _mm512_dpbusd_epi32(even, w->group[g], broadcast(q + 4 * g));
         odd = _mm512_dpbusd_epi32(odd, w->group[g + 1], broadcast(q + 4 * g + 4));
     }
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+    return _mm512_add_epi32(even, odd);
 }
+
+INLINE Integers join(Integers high, Integers rest) {
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 7), rest);
+}
+INLINE Lanes to_lanes(Integers a) { return _mm512_cvtepi32_ps(a); }
 
 INLINE Lanes zero_lanes(void) { return _mm512_setzero_ps(); }
 INLINE Lanes load_lanes(const float *x) { return _mm512_loadu_ps(x); }
@@ -169,6 +198,7 @@ INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
 
 typedef struct { __m256i group[16]; } Weights; /* two halves of eight rows for each group */
 typedef struct { __m256 half[2]; } Lanes;
+typedef struct { __m256i half[2]; } Integers;
 
 INLINE Weights load_weights(const uint8_t *at, const int bits) {
     Weights w;
@@ -216,9 +246,9 @@ INLINE __m256i broadcast(const int8_t *q) {
     return _mm256_set1_epi32(four);
 }
 
-INLINE Lanes multiply_nibbles(const Weights *w, const int8_t *q, int32_t start) {
+INLINE Integers multiply_nibbles(const Weights *w, const int8_t *q, int32_t start) {
     const __m256i ones = _mm256_set1_epi16(1);
-    Lanes out;
+    Integers out;
     for (int half = 0; half < 2; half++) {
         __m256i sum = _mm256_set1_epi32(start);
         for (int g = 0; g < 8; g += 2) {
@@ -228,14 +258,14 @@ INLINE Lanes multiply_nibbles(const Weights *w, const int8_t *q, int32_t start) 
                 _mm256_maddubs_epi16(w->group[2 * g + 2 + half], broadcast(q + 4 * g + 4)));
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
         }
-        out.half[half] = _mm256_cvtepi32_ps(sum);
+        out.half[half] = sum;
     }
     return out;
 }
 
-INLINE Lanes multiply_bytes(const Weights *w, const int8_t *q) {
+INLINE Integers multiply_bytes(const Weights *w, const int8_t *q) {
     const __m256i ones = _mm256_set1_epi16(1);
-    Lanes out;
+    Integers out;
     for (int half = 0; half < 2; half++) {
         __m256i sum = _mm256_setzero_si256();
         for (int g = 0; g < 8; g++) {
@@ -245,13 +275,21 @@ INLINE Lanes multiply_bytes(const Weights *w, const int8_t *q) {
             __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(x, a));
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
         }
-        out.half[half] = _mm256_cvtepi32_ps(sum);
+        out.half[half] = sum;
     }
     return out;
 }
 
 #define BYTES_ARE_SIGNED 1
 
+INLINE Integers join(Integers high, Integers rest) {
+    for (int h = 0; h < 2; h++)
+        rest.half[h] = _mm256_add_epi32(_mm256_slli_epi32(high.half[h], 7), rest.half[h]);
+    return rest;
+}
+INLINE Lanes to_lanes(Integers a) {
+    return (Lanes){{_mm256_cvtepi32_ps(a.half[0]), _mm256_cvtepi32_ps(a.half[1])}};
+}
 INLINE Lanes zero_lanes(void) {
     return (Lanes){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
 }
@@ -282,6 +320,7 @@ INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
 
 typedef struct { uint8_t q[8][64]; } Weights;
 typedef struct { float at[TILE]; } Lanes;
+typedef struct { int32_t at[TILE]; } Integers;
 
 INLINE Weights load_weights(const uint8_t *at, const int bits) {
     Weights w;
@@ -315,17 +354,26 @@ INLINE Lanes load_scales(const uint8_t *at, const int scale_bytes) {
     return s;
 }
 
-INLINE Lanes multiply_block(const Weights *w, const int8_t *q, int32_t start) {
-    int32_t sum[TILE];
-    Lanes out;
+INLINE Integers multiply_block(const Weights *w, const int8_t *q, int32_t start) {
+    Integers sum;
     for (int row = 0; row < TILE; row++)
-        sum[row] = start;
+        sum.at[row] = start;
     for (int g = 0; g < 8; g++)
         for (int row = 0; row < TILE; row++)
             for (int i = 0; i < 4; i++)
-                sum[row] += (int32_t)w->q[g][4 * row + i] * q[4 * g + i];
+                sum.at[row] += (int32_t)w->q[g][4 * row + i] * q[4 * g + i];
+    return sum;
+}
+
+INLINE Integers join(Integers high, Integers rest) {
     for (int row = 0; row < TILE; row++)
-        out.at[row] = (float)sum[row];
+        rest.at[row] += 128 * high.at[row];
+    return rest;
+}
+INLINE Lanes to_lanes(Integers a) {
+    Lanes out;
+    for (int row = 0; row < TILE; row++)
+        out.at[row] = (float)a.at[row];
     return out;
 }
 
@@ -354,24 +402,32 @@ INLINE Lanes add_scaled(Lanes sum, Lanes a, float by) {
 
 #endif
 
-INLINE Lanes multiply(const Weights *w, const int8_t *q, int32_t sum, const int bits,
-                      const int has_minimum) {
-    const uint32_t zero = has_minimum ? 0 : bits == 4 ? 8 : bits == 5 ? 16 : 128;
-    /* unsigned: the sum of inputs that are not finite may be anything */
-    const int32_t start = (int32_t)(0u - zero * (uint32_t)sum);
+INLINE Integers multiply(const Weights *w, const int8_t *q, int32_t start, const int bits) {
 #ifdef BYTES_ARE_SIGNED
-    if (bits == 8)
-        return multiply_bytes(w, q);
-    return multiply_nibbles(w, q, start);
+    return bits == 8 ? multiply_bytes(w, q) : multiply_nibbles(w, q, start);
 #else
+    (void)bits;
     return multiply_block(w, q, start);
 #endif
 }
 
-/* out[c] = tile times column c; all four of the constants are known where this is expanded */
+/* What a tile's rows give with block `b` of column `c`, in steps of its scale. */
+INLINE Lanes multiply_column(const Weights *w, const Columns *x, int c, int64_t b, const int bits,
+                             const int has_minimum, const int input_bits) {
+    const uint32_t zero = has_minimum ? 0 : bits == 4 ? 8 : bits == 5 ? 16 : 128;
+    /* unsigned: the sum of inputs that are not finite may be anything */
+    const int32_t start = (int32_t)(0u - zero * (uint32_t)x->sum[c][b]);
+    if (input_bits == 8)
+        return to_lanes(multiply(w, x->q[c] + b * BLOCK, start, bits));
+    return to_lanes(join(multiply(w, x->q[c] + b * BLOCK, 0, bits),
+                         multiply(w, x->rest[c] + b * BLOCK, start, bits)));
+}
+
+/* out[c] = tile times column c; the constants are known where this is expanded, scale_bytes only at
+   8 bits */
 INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x, Lanes *out,
                           const int count, const int bits, const int has_minimum,
-                          const int scale_bytes) {
+                          const int scale_bytes, const int input_bits) {
     const int64_t data_bytes = bits == 4 ? 256 : bits == 5 ? 320 : 512;
     const int64_t block_bytes = data_bytes + TILE * scale_bytes * (has_minimum ? 2 : 1);
     Lanes sum[COLUMNS];
@@ -389,8 +445,7 @@ INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x,
             minimum = load_scales(block + data_bytes + TILE * scale_bytes, scale_bytes);
         for (int c = 0; c < count; c++) {
             const float by = x->scale[c][b];
-            const Lanes dot =
-                multiply(&w, x->q[c] + b * BLOCK, x->sum[c][b], bits, has_minimum);
+            const Lanes dot = multiply_column(&w, x, c, b, bits, has_minimum, input_bits);
             sum[c] = add_product(sum[c], dot, scale_lanes(scale, by));
             if (has_minimum)
                 sum[c] = add_scaled(sum[c], minimum, by * (float)x->sum[c][b]);
@@ -402,10 +457,10 @@ INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x,
 
 #define BY_COUNT(BITS, MINIMUM, BYTES)                                                             \
     switch (count) {                                                                               \
-    case 1: multiply_tile(tile, blocks, x, out, 1, BITS, MINIMUM, BYTES); break;                   \
-    case 2: multiply_tile(tile, blocks, x, out, 2, BITS, MINIMUM, BYTES); break;                   \
-    case 4: multiply_tile(tile, blocks, x, out, 4, BITS, MINIMUM, BYTES); break;                   \
-    default: multiply_tile(tile, blocks, x, out, 8, BITS, MINIMUM, BYTES); break;                  \
+    case 1: multiply_tile(tile, blocks, x, out, 1, BITS, MINIMUM, BYTES, 8); break;                \
+    case 2: multiply_tile(tile, blocks, x, out, 2, BITS, MINIMUM, BYTES, 8); break;                \
+    case 4: multiply_tile(tile, blocks, x, out, 4, BITS, MINIMUM, BYTES, 8); break;                \
+    default: multiply_tile(tile, blocks, x, out, 8, BITS, MINIMUM, BYTES, 8); break;               \
     }                                                                                              \
     return
 
@@ -415,7 +470,22 @@ INLINE void multiply_tile(const uint8_t *tile, int64_t blocks, const Columns *x,
     }                                                                                              \
     BY_COUNT(BITS, MINIMUM, 4)
 
+/* Fewer of these forms, since each takes its time to compile. */
+#define BY_COUNT_15(BITS, MINIMUM)                                                                 \
+    switch (count) {                                                                               \
+    case 1: multiply_tile(tile, blocks, x, out, 1, BITS, MINIMUM, m->scale_bytes, 15); break;      \
+    case 4: multiply_tile(tile, blocks, x, out, 4, BITS, MINIMUM, m->scale_bytes, 15); break;      \
+    default: multiply_tile(tile, blocks, x, out, 8, BITS, MINIMUM, m->scale_bytes, 15); break;     \
+    }                                                                                              \
+    return
+
 #define BY_MINIMUM(BITS)                                                                           \
+    if (x->rest[0] && m->has_minimum) {                                                            \
+        BY_COUNT_15(BITS, 1);                                                                      \
+    }                                                                                              \
+    if (x->rest[0]) {                                                                              \
+        BY_COUNT_15(BITS, 0);                                                                      \
+    }                                                                                              \
     if (m->has_minimum) {                                                                          \
         BY_SCALE(BITS, 1);                                                                         \
     }                                                                                              \
@@ -429,7 +499,17 @@ static void multiply_any(const Matrix *m, const uint8_t *tile, int64_t blocks, c
     if (m->bits == 5) {
         BY_MINIMUM(5);
     }
+    if (x->rest[0]) {
+        BY_COUNT_15(8, 0);
+    }
     BY_SCALE(8, 0);
+}
+
+/* How many columns to take at once, of those that are left. */
+static int choose_count(const Rounded *x, int64_t left) {
+    if (left >= 4)
+        return left >= 8 ? 8 : 4;
+    return left >= 2 && !x->rest ? 2 : 1;
 }
 
 static void finish(Lanes result, int64_t width, const float *bias, float *y) {
@@ -451,12 +531,12 @@ void KERNEL(multiply_rows)(const Matrix *m, const Rounded *x, const float *bias,
         const int64_t n = tile * TILE;
         const int64_t width = m->outputs - n < TILE ? m->outputs - n : TILE;
         for (int64_t row = first; row < end;) {
-            int64_t left = end - row;
-            int count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            const int count = choose_count(x, end - row);
             Columns columns;
             Lanes out[COLUMNS];
             for (int c = 0; c < count; c++) {
                 columns.q[c] = x->q + (row + c) * blocks * BLOCK;
+                columns.rest[c] = x->rest ? x->rest + (row + c) * blocks * BLOCK : 0;
                 columns.scale[c] = x->scale + (row + c) * blocks;
                 columns.sum[c] = x->sum + (row + c) * blocks;
             }

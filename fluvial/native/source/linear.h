@@ -15,9 +15,10 @@
    4*row + i. A weight is scale * (q - zero), zero 8, 16 or 128, or scale * q + minimum.
    At 32 bits, data is float32 [inputs][16 outputs] and there are no scales.
 
-   Inputs are rounded to 8 bits in blocks of 32 (as in llama.cpp's Q8_0); sums of products are exact
-   integers. Every sum of floats runs over the blocks in order, whatever the batch: a row's result
-   does not depend on what is computed beside it. */
+   Inputs are rounded to 8 bits in blocks of 32 (as in llama.cpp's Q8_0), or to 15 bits: then an
+   input is 128 * q + rest, and each block is multiplied twice. Sums of products are exact integers.
+   Every sum of floats runs over the blocks in order, whatever the batch: a row's result does not
+   depend on what is computed beside it. */
 #ifndef FLUVIAL_LINEAR_H
 #define FLUVIAL_LINEAR_H
 
@@ -61,12 +62,26 @@ static inline const char *check_matrix(const Matrix *m) {
     return 0;
 }
 
-/* Inputs rounded to 8 bits: one row of `blocks * 32` integers, with a scale and a sum per block. */
+/* Rounded inputs: one row of `blocks * 32` integers, with a scale and a sum per block. */
 typedef struct {
-    int8_t *q;      /* [rows][blocks * 32] */
+    int8_t *q;      /* [rows][blocks * 32], -127 to 127 */
+    int8_t *rest;   /* the same form, -64 to 63, which makes 15 bits; or NULL */
     float *scale;   /* [rows][blocks] */
-    int32_t *sum;   /* [rows][blocks] */
+    int32_t *sum;   /* [rows][blocks]: of q, or of 128 * q + rest */
     int64_t blocks;
 } Rounded;
+
+/* Bytes of the integers and of the scales and sums of rounded rows. */
+static inline int64_t rounded_bytes(int64_t rows, int64_t blocks, int input_bits) {
+    return rows * blocks * (8 + BLOCK * (input_bits == 15 ? 2 : 1));
+}
+
+/* Lay rounded rows out in memory of that size, aligned to 4 bytes. */
+static inline Rounded place_rounded(void *room, int64_t rows, int64_t blocks, int input_bits) {
+    const int64_t count = rows * blocks;
+    int8_t *q = (int8_t *)room + 8 * count;
+    return (Rounded){q, input_bits == 15 ? q + BLOCK * count : 0, (float *)room,
+                     (int32_t *)room + count, blocks};
+}
 
 #endif

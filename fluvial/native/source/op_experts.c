@@ -242,7 +242,7 @@ static void *take(Room *room, int64_t count, int64_t bytes) {
 
 static void take_rounded(Room *room, const Matrix *m, int64_t pairs, Rounded *rounded) {
     const int64_t blocks = m->bits == 32 ? 0 : matrix_blocks(m);
-    *rounded = (Rounded){take(room, pairs * blocks, BLOCK), take(room, pairs * blocks, 4),
+    *rounded = (Rounded){take(room, pairs * blocks, BLOCK), NULL, take(room, pairs * blocks, 4),
                          take(room, pairs * blocks, 4), blocks};
 }
 

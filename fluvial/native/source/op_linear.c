@@ -1,7 +1,8 @@
 /* Linear: y = x W' + bias + (x A) B, W packed (linear.h), A and B the adapter of each token.
 
-   Attributes: in_width, out_width, bits, has_minimum, scale_bytes; of an adapted linear also unit (the
-   sum of inputs and outputs of all groups before it), units and gains (adapter.h).
+   Attributes: in_width, out_width, bits, has_minimum, scale_bytes; input_bits, to which x is rounded
+   (8 or 15; not where bits is 32); of an adapted linear also unit (the sum of inputs and outputs of
+   all groups before it), units and gains (adapter.h).
 
    What is multiplied can be made of x here, which saves a pass over it and an operator:
    - with `norm` [in_width]: x in RMS norm by that weight, attribute epsilon; with `branch` too, of
@@ -13,7 +14,7 @@
 typedef struct Linear {
     Matrix matrix;
     int64_t unit, units, gains, gain;
-    int activation, keep_sum; /* activation -1: none */
+    int activation, keep_sum, input_bits; /* activation -1: none */
     float epsilon;
 } Linear;
 
@@ -46,7 +47,10 @@ static void *create(Info *info) {
     linear->activation = (int)attribute_int_or(info, "activation", -1, -1, 1);
     linear->keep_sum = (int)attribute_int_or(info, "keep_sum", 0, 0, 1);
     linear->epsilon = attribute_float_or(info, "epsilon", 1e-6f);
+    linear->input_bits = (int)attribute_int_or(info, "input_bits", 8, 8, 15);
     const char *wrong = check_matrix(m);
+    if (wrong == NULL && linear->input_bits != 8 && linear->input_bits != 15)
+        wrong = "input_bits must be 8 or 15";
     if (wrong != NULL) fail_info(info, "%s", wrong);
     return linear;
 }
@@ -177,17 +181,16 @@ static const char *compute(const void *attributes, Context *context, const Tenso
         return "Linear: the adapter's place is outside of it";
     wrong = open_outputs(&work, context);
     if (wrong != NULL || work.rows == 0) return wrong;
-    const int64_t blocks = matrix_blocks(m);
-    const size_t scales = (size_t)(work.rows * blocks) * 4;
+    const int64_t blocks = m->bits == 32 ? 0 : matrix_blocks(m);
     const size_t lows = (size_t)(work.rows * work.adapters.rank) * 4;
     const bool makes = work.norm || linear->activation >= 0;
     const size_t made = makes ? (size_t)(work.rows * m->inputs) * 4 : 0;
-    char *room = malloc(2 * scales + lows + made + (size_t)(work.rows * blocks) * BLOCK);
+    const size_t rounded = (size_t)rounded_bytes(work.rows, blocks, linear->input_bits);
+    char *room = malloc(lows + made + rounded + 1); /* 1: not every product needs any */
     if (room == NULL) return "Linear: out of memory";
-    work.rounded = (Rounded){(int8_t *)(room + 2 * scales + lows + made), (float *)room,
-                             (int32_t *)(room + scales), blocks};
-    work.low = (float *)(room + 2 * scales);
-    work.made = makes ? (float *)(room + 2 * scales + lows) : NULL;
+    work.low = (float *)room;
+    work.made = makes ? (float *)(room + lows) : NULL;
+    work.rounded = place_rounded(room + lows + made, work.rows, blocks, linear->input_bits);
     wrong = multiply_all(&work, context);
     free(room);
     return wrong;
