@@ -11,6 +11,7 @@ from fluvial.model.graph.mixer import MixerWriter
 from fluvial.model.graph.mlp import write_mlp
 from fluvial.model.graph.writer import (
     DOMAIN,
+    FINE_BITS,
     WEIGHTS_FILE,
     GraphWriter,
     Progress,
@@ -19,7 +20,7 @@ from fluvial.model.graph.writer import (
 )
 from fluvial.model.loss import TypeLoss
 
-GRAPH_VERSION = 7
+GRAPH_VERSION = 8
 
 
 def build(
@@ -112,7 +113,7 @@ def _write_head(
         for place, each in enumerate(filter(None, (residual, branch)))
     ]
     last = Unread(residual=chosen[0], branch=chosen[1] if branch else None, norm="norm")
-    logits = writer.product("head", writer.pack("head"), last)
+    logits = writer.product("head", writer.pack("head"), last, input_bits=FINE_BITS)
     cap = declaration.logit_softcap
     if cap is not None:
         limit = writer.constant("logit_softcap", np.array(cap, np.float32))

@@ -11,7 +11,7 @@ from fluvial.model.architecture.declaration import (
     Rotary,
     ShortConv,
 )
-from fluvial.model.graph.writer import DOMAIN, GraphWriter, Unread
+from fluvial.model.graph.writer import DOMAIN, FINE_BITS, GraphWriter, Unread
 from fluvial.model.layout import Heads, find_heads
 from fluvial.model.packing import Floats, pack_floats
 
@@ -40,7 +40,7 @@ class MixerWriter:
 
     def _attention(self, index: int, mixer: Attention, x: Unread) -> str:
         writer, at = self._writer, f"layers.{index}"
-        qkv = writer.linear(at, mixer.qkv, x)
+        qkv = writer.linear(at, mixer.qkv, x, input_bits=FINE_BITS)
         gate = ""
         if mixer.has_gate:
             q = mixer.heads * mixer.head_width
@@ -69,17 +69,18 @@ class MixerWriter:
         writer, at = self._writer, f"layers.{index}"
         heads, latent, turned = mixer.heads, mixer.kv_width, mixer.rotary_width
         if mixer.q_down is not None:
-            x_q = writer.linear(at, mixer.q_down, x)
+            x_q = writer.linear(at, mixer.q_down, x, input_bits=FINE_BITS)
             x_q = writer.norm(f"{at}.q_down_norm", x_q, epsilon=mixer.norm_epsilon)
         else:
             x_q = x
-        kv = writer.linear(at, mixer.kv_down, x)
+        kv = writer.linear(at, mixer.kv_down, x, input_bits=FINE_BITS)
         sizes = writer.constant(f"{at}.kv_split", np.array([latent, turned], np.int64))
         low, key = writer.nodes("Split", [kv, sizes], [f"{at}.low", f"{at}.key"], axis=-1)
         low = writer.norm(f"{at}.kv_down_norm", low, epsilon=mixer.norm_epsilon)
         up = writer.checkpoint.matrix(f"{at}.kv_up")
         up = up.reshape(heads, mixer.nope_width + mixer.value_width, latent)
-        q = self._reshape(writer.linear(at, mixer.q, x_q), f"{at}.q_heads", [0, heads, -1])
+        q = writer.linear(at, mixer.q, x_q, input_bits=FINE_BITS)
+        q = self._reshape(q, f"{at}.q_heads", [0, heads, -1])
         sizes = writer.constant(f"{at}.q_split", np.array([mixer.nope_width, turned], np.int64))
         plain, rotary = writer.nodes("Split", [q, sizes], [f"{at}.q_nope", f"{at}.q_turn"], axis=-1)
         plain = self._reshape(plain, f"{at}.q_flat", [0, -1])
@@ -155,9 +156,10 @@ class MixerWriter:
 
     def _short_conv(self, index: int, mixer: ShortConv, x: Unread) -> str:
         writer, at = self._writer, f"layers.{index}"
+        projected = writer.linear(at, mixer.conv_in, x, input_bits=FINE_BITS)
         mixed = writer.node(
             "ShortConv",
-            [writer.linear(at, mixer.conv_in, x), self._taps(at, mixer.taps), *_STATE],
+            [projected, self._taps(at, mixer.taps), *_STATE],
             f"{at}.convolved",
             domain=DOMAIN,
             width=mixer.width,
@@ -169,7 +171,7 @@ class MixerWriter:
     def _gated_delta(self, index: int, mixer: GatedDelta, x: Unread) -> str:
         writer, at = self._writer, f"layers.{index}"
         vectors = [writer.vector(f"{at}.{each}") for each in ("decay", "decay_bias", "delta_norm")]
-        projected = writer.linear(at, mixer.delta_in, x)
+        projected = writer.linear(at, mixer.delta_in, x, input_bits=FINE_BITS)
         mixed = writer.node(
             "GatedDelta",
             [projected, self._taps(at, mixer.taps), *vectors, *_STATE],

@@ -20,6 +20,8 @@ from fluvial.model.packing import Packed, pack
 GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
 DOMAIN = "fluvial"
 MICROSOFT = "com.microsoft"
+FINE_BITS = 15
+"""To how many bits inputs of mixers and the head are rounded: 8, as elsewhere, costs most there."""
 _ALIGNMENT = 4096
 _ADAPTER = ("adapter_pool", "adapter_slot", "row_of")
 
@@ -134,7 +136,8 @@ class GraphWriter:
     def linear(self, at: str, group: Group, x: str | Unread, **made: Any) -> str:
         """Add a group of linears as one product, with its adapter's low-rank term.
 
-        `made` are attributes that say what is made of x on the way (op_linear.c).
+        `made` are attributes that say what is made of x on the way, such as `input_bits`
+        (op_linear.c).
         """
         name = f"{at}.{group.name}"
         raw = [self.checkpoint.weights[f"{at}.{part}"] for part, _ in group.parts]
