@@ -5,15 +5,19 @@ Every setting `x` is also `FLUVIAL_X`. An unknown key in the file is an error th
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fluvial.errors import InputError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
+
+
+def _read_digits(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class Settings(BaseSettings):
@@ -75,6 +79,11 @@ class Settings(BaseSettings):
     weights: Literal["packed", "float32"] = Field(
         "packed",
         description="Form of the model's weights: packed into few bits, or whole and slower.",
+    )
+    cache_bits: Annotated[Literal["auto", 8, 16], BeforeValidator(_read_digits)] = Field(
+        "auto",
+        description="Bits of keys and values in the caches. auto: 8 where the model bears it, "
+        "16, which take twice the memory, where it does not.",
     )
     cache_bytes: int = Field(
         2**30, ge=2**20, description="Memory for keys and values of all conversations together."

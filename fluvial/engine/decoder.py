@@ -21,7 +21,7 @@ from fluvial.engine.weight import Weights
 from fluvial.errors import ContextLengthError, EngineError, ModelError
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph import GRAPH_FILE
-from fluvial.model.layout import PAGE_TOKENS, lay_out
+from fluvial.model.layout import PAGE_TOKENS, CacheBits, lay_out
 from fluvial.native.library import ensure_library, use_threads
 
 Floats = NDArray[np.float32]
@@ -60,19 +60,22 @@ class Decoder:
         context_tokens: int,
         threads: int,
         cache_tokens: int | None = None,
+        cache_bits: CacheBits | None = None,
         adapter_slots: int = 8,
         profile: Path | None = None,
     ) -> None:
         """Load the graph.
 
         `cache_tokens`: tokens that all caches together may hold (default: two full contexts);
+        `cache_bits`: how keys and values are kept (default: what suits the model);
         `adapter_slots`: adapters kept ready; `profile`: how the name of a trace of the graph's
         operators begins, which is written until `stop_profiling`.
         """
         declaration = checkpoint.declaration
         self.context_tokens = min(context_tokens, declaration.context_tokens)
         self.vocab_size = declaration.vocab_size
-        self._layout = lay_out(declaration)
+        self._layout = lay_out(declaration, cache_bits=cache_bits)
+        self._cache_bits = np.array([self._layout.cache_bits], np.int32)
         room = 2 * self.context_tokens if cache_tokens is None else cache_tokens
         self._pages = PagePool(self._layout, pages=count_pages(max(room, PAGE_TOKENS)))
         self._states = StatePool(self._layout)
@@ -225,9 +228,9 @@ class Decoder:
         Raises ModelError when the tensors do not fit this model and these tokens.
         """
         pages = tensors.get("pages")
-        shape = (count_pages(len(tokens)), self._layout.page_halves)
-        if pages is None or pages.shape != shape or pages.dtype != np.float16:
-            raise ModelError(f"a saved cache must hold pages of shape {shape} in float16")
+        shape = (count_pages(len(tokens)), self._layout.page_bytes)
+        if pages is None or pages.shape != shape or pages.dtype != np.uint8:
+            raise ModelError(f"a saved cache must hold pages of shape {shape} in uint8")
         states = {name: each for name, each in tensors.items() if name != "pages"}
         for name, each in states.items():
             if each.shape != (self._layout.state_floats,) or each.dtype != np.float32:
@@ -279,7 +282,8 @@ class Decoder:
         self._bind("row_of", row_of)
         starts = [range(part.cache.length, part.cache.length + len(part.tokens)) for part in parts]
         self._bind("position", np.fromiter(itertools.chain(*starts), np.int32))
-        if self._layout.page_halves:
+        if self._layout.page_bytes:
+            self._bind("kv_bits", self._cache_bits)
             self._bind("pages", _tabulate([part.cache.pages for part in parts]))
             self._bind_pool("kv_pool", self._pages.data)
         if self.recurrent:

@@ -1,27 +1,32 @@
 """Memories that the graph reads and writes in place: pages, states, adapters."""
 
+import math
 from collections import OrderedDict
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluvial.engine.huge import allocate_huge
 from fluvial.model.adapter import Adapter
-from fluvial.model.layout import PAGE_TOKENS, Layout
+from fluvial.model.layout import PAGE_TOKENS, SLAB_PAGES, Layout
 
 Floats = NDArray[np.float32]
-Halves = NDArray[np.float16]
+Bytes = NDArray[np.uint8]
 
 
 class PagePool:
     """Pages of keys and values, counted: a page with several holders is never written.
 
-    The memory is taken from the system only as pages are first written.
+    The memory is taken from the system only as slabs of pages are first written; pages that were
+    written before are given out first.
     """
 
     def __init__(self, layout: Layout, *, pages: int) -> None:
-        self.data: Halves = np.zeros((pages, layout.page_halves), np.float16)
-        self._streams = _cut(self.data.reshape(-1), layout, pages=pages)
+        slab_bytes = SLAB_PAGES * layout.page_bytes
+        shape = (-(-pages // SLAB_PAGES), slab_bytes)
+        self.data: Bytes = allocate_huge(math.prod(shape)).reshape(shape)
+        self._streams = _cut(self.data, layout)
         self._holders = [0] * pages
         self._free = list(range(pages - 1, -1, -1))
 
@@ -49,7 +54,7 @@ class PagePool:
 
     def drop(self, pages: list[int]) -> None:
         """Take one holder from each page; those without any are free."""
-        for page in pages:
+        for page in reversed(pages):
             self._holders[page] -= 1
             if self._holders[page] == 0:
                 self._free.append(page)
@@ -59,18 +64,20 @@ class PagePool:
 
     def copy(self, source: int, target: int) -> None:
         for stream in self._streams:
-            stream[target] = stream[source]
+            stream[divmod(target, SLAB_PAGES)] = stream[divmod(source, SLAB_PAGES)]
 
-    def read(self, pages: list[int]) -> Halves:
-        """Return a copy of what pages hold, float16 [pages, page_halves]."""
-        return np.concatenate([stream[pages] for stream in self._streams], axis=1)
+    def read(self, pages: list[int]) -> Bytes:
+        """Return a copy of what pages hold, uint8 [pages, page_bytes]."""
+        at = np.divmod(np.array(pages, np.int64), SLAB_PAGES)
+        return np.concatenate([stream[at] for stream in self._streams], axis=1)
 
-    def write(self, pages: list[int], data: Halves) -> None:
+    def write(self, pages: list[int], data: Bytes) -> None:
         """Fill pages with what `read` returned."""
-        at = 0
+        at = np.divmod(np.array(pages, np.int64), SLAB_PAGES)
+        start = 0
         for stream in self._streams:
-            stream[pages] = data[:, at : at + stream.shape[1]]
-            at += stream.shape[1]
+            stream[at] = data[:, start : start + stream.shape[-1]]
+            start += stream.shape[-1]
 
 
 class StatePool:
@@ -149,10 +156,12 @@ class AdapterPool:
             into[middle:end].reshape(rank, -1)[: len(b)] = b
 
 
-def _cut(flat: Halves, layout: Layout, *, pages: int) -> list[Halves]:
-    """Return each stream's pages [pages, halves], which lie side by side (attention.h)."""
-    ends = list(accumulate(layout.streams, initial=0))
-    return [flat[start * pages : end * pages].reshape(pages, -1) for start, end in pairwise(ends)]
+def _cut(slabs: Bytes, layout: Layout) -> list[Bytes]:
+    """Return each stream's pages [slabs, pages of a slab, bytes], which lie side by side."""
+    ends = [SLAB_PAGES * end for end in accumulate(layout.streams, initial=0)]
+    return [
+        slabs[:, start:end].reshape(len(slabs), SLAB_PAGES, -1) for start, end in pairwise(ends)
+    ]
 
 
 def count_pages(tokens: int) -> int:

@@ -1,8 +1,7 @@
 """Bring a built graph's weights into memory that is fast to stream: huge pages where there are any.
 
-A decode step reads every weight once, so the speed of memory is its limit. Through pages of 4 KB a
-core here reads 16 GB/s, through pages of 2 MB 26 GB/s, which is why the file is copied rather than
-mapped. Where the system has no huge pages, it is mapped.
+A decode step reads every weight once, so the speed of memory is its limit (`huge.py`), which is why
+the file is copied rather than mapped. Where the system has no huge pages, it is mapped.
 """
 
 import mmap
@@ -14,11 +13,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from fluvial.engine.huge import allocate_huge, has_huge_pages
 from fluvial.errors import ModelError
 from fluvial.model.graph import GRAPH_FILE, WEIGHTS_FILE
-
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_HUGE_BYTES = 2 * 2**20
 
 
 class Weights:
@@ -54,22 +51,11 @@ class Weights:
 def _read(path: Path) -> NDArray[np.uint8]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        if not _has_huge_pages():
+        if not has_huge_pages():
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return np.frombuffer(mapped, np.uint8)
-        room = mmap.mmap(-1, size + _HUGE_BYTES)
-        room.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(room, np.uint8)
-        start = -whole.ctypes.data % _HUGE_BYTES
-        memory = whole[start : start + size]
+        memory = allocate_huge(size)
         if file.readinto(memory.data) != size:
             raise ModelError(f"{path} changed while it was read")
     memory.flags.writeable = False
     return memory
-
-
-def _has_huge_pages() -> bool:
-    try:
-        return "[never]" not in _HUGE_PAGES.read_text(encoding="ascii")
-    except OSError:
-        return False

@@ -23,7 +23,7 @@ from fluvial.errors import InputError
 from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.built import ensure_graph
 from fluvial.model.graph import GRAPH_VERSION, Progress
-from fluvial.model.layout import PAGE_TOKENS, lay_out
+from fluvial.model.layout import PAGE_TOKENS, CacheBits, lay_out
 from fluvial.model.opening import (
     AnyCheckpoint,
     choose_first_token,
@@ -157,6 +157,7 @@ def _open_decoder(
         context_tokens=context_tokens,
         threads=settings.threads or 1,
         cache_tokens=count_cache_tokens(settings, declaration=checkpoint.declaration),
+        cache_bits=_read_cache_bits(settings),
         adapter_slots=settings.batch_limit,
     )
     return decoder, settings.threads or choose_for(decoder).threads
@@ -167,7 +168,7 @@ def count_cache_tokens(settings: Settings, *, declaration: Declaration) -> int:
 
     Raises InputError when not even a short conversation fits.
     """
-    page_bytes = 2 * lay_out(declaration).page_halves
+    page_bytes = lay_out(declaration, cache_bits=_read_cache_bits(settings)).page_bytes
     if page_bytes == 0:
         return settings.batch_limit * settings.context_tokens
     tokens = settings.cache_bytes // page_bytes * PAGE_TOKENS
@@ -181,6 +182,10 @@ def count_cache_tokens(settings: Settings, *, declaration: Declaration) -> int:
     return tokens
 
 
+def _read_cache_bits(settings: Settings) -> CacheBits | None:
+    return None if settings.cache_bits == "auto" else settings.cache_bits
+
+
 def open_spill(settings: Settings, *, checkpoint: str) -> Spill | None:
     """Open the folder for the caches of idle conversations; None where the settings allow none."""
     if settings.cache_disk_bytes == 0:
@@ -188,7 +193,7 @@ def open_spill(settings: Settings, *, checkpoint: str) -> Spill | None:
     return Spill(
         settings.data_dir / "caches",
         checkpoint=checkpoint,
-        version=f"{__version__} graph {GRAPH_VERSION} {settings.weights}",
+        version=f"{__version__} graph {GRAPH_VERSION} {settings.weights} {settings.cache_bits}",
         budget_bytes=settings.cache_disk_bytes,
     )
 

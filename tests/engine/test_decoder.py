@@ -18,7 +18,8 @@ from tests.families import FAMILIES, create_random_adapter, save_tiny
 IDS = list(range(3, 90))
 # With float32 weights, what is left is the rounding of keys and values to float16.
 TOLERANCE = 5e-3
-# Packed to 8 bits, in rows of only two blocks: inputs and weights are rounded in each product.
+# Packed to 8 bits, in rows of only two blocks: inputs and weights are rounded in each product,
+# and keys and values in the cache.
 PACKED_TOLERANCE = 0.1
 PACKED_MIXTURE_TOLERANCE = 0.3
 
@@ -191,7 +192,13 @@ def test_a_step_without_room_changes_nothing(packed: Decoder) -> None:
 
 def _load(checkpoint: Checkpoint, cache_dir: Path, *, whole: bool) -> Decoder:
     folder = ensure_graph(checkpoint, cache_dir=cache_dir, positions=512, whole=whole)
-    return Decoder(checkpoint, graph_folder=folder, context_tokens=512, threads=1)
+    return Decoder(
+        checkpoint,
+        graph_folder=folder,
+        context_tokens=512,
+        threads=1,
+        cache_bits=16 if whole else 8,  # 8 for all families, though some would choose 16
+    )
 
 
 def _read(decoder: Decoder, ids: list[int], *, adapter: Adapter | None = None) -> np.ndarray:

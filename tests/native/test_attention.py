@@ -16,8 +16,10 @@ from tests.native.graph import run_operator
 
 Floats = NDArray[np.float32]
 PAGE = 16
-OFFSET = 24
-"""Halves of a page before the layer that is looked at."""
+SLAB = 64
+BLOCK = 32
+OFFSET = 64
+"""Bytes of a page before the layer that is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +36,47 @@ class Case:
     norm: bool = False
     large: float = 1
     """Times every query: how far scores are apart."""
+    bits: int = 16
 
     @property
     def row_width(self) -> int:
         return (self.heads + self.kv_heads) * self.key_width + self.kv_heads * self.value_width
 
     @property
-    def value_halves(self) -> int:
+    def padded_width(self) -> int:
         return -(-self.value_width // 16) * 16
 
     @property
-    def page_halves(self) -> int:
-        return OFFSET + self.kv_heads * PAGE * (self.key_width + self.value_halves) + 8
+    def blocks(self) -> int:
+        return -(-self.key_width // BLOCK)
+
+    def list_lanes(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the place of the token that each byte of a page belongs to; -1 for none."""
+        tokens = np.arange(PAGE)
+        if self.bits == 16:
+            keys = np.broadcast_to(tokens[None, :, None], (self.key_width, PAGE, 2))
+            values = np.broadcast_to(tokens[:, None, None], (PAGE, self.padded_width, 2))
+            return keys.ravel(), values.ravel()
+        keys = np.broadcast_to(tokens[None, :, None], (self.blocks * 8, PAGE, 4))
+        values = np.broadcast_to(tokens.reshape(4, 1, 4), (4, self.padded_width, 4))
+        scales = tokens.repeat(2)
+        return (
+            _fill([keys.ravel(), np.tile(scales, self.blocks)]),
+            _fill([values.ravel(), scales]),
+        )
+
+    @property
+    def head_bytes(self) -> int:
+        return sum(map(len, self.list_lanes()))
+
+    @property
+    def page_bytes(self) -> int:
+        return OFFSET + self.kv_heads * self.head_bytes + 64
+
+
+def _fill(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    whole = np.concatenate(parts)
+    return np.pad(whole, (0, -len(whole) % 64), constant_values=-1)
 
 
 @dataclass(frozen=True)
@@ -67,12 +98,13 @@ class World:
         for each in self.qkv:
             each[:, : case.heads * case.key_width] *= case.large
         places = [-(-n // PAGE) for n in lengths]
-        order = random.permutation(sum(places) + 3).astype(np.int32)
+        slabs = 2 + sum(places) // SLAB
+        order = random.permutation(slabs * SLAB).astype(np.int32)
         self.pages = np.full((len(lengths), max(places) + 2), -1, np.int32)
         for row, count in enumerate(places):
             self.pages[row, :count], order = order[:count], order[count:]
         self.free = order
-        self.pool = np.full((sum(places) + 3, case.page_halves), np.nan, np.float16)
+        self.pool = np.full((slabs, SLAB * case.page_bytes), 255, np.uint8)
         angles = random.uniform(-3, 3, (max(lengths), case.pairs))
         self.cosine, self.sine = np.cos(angles, dtype=np.float32), np.sin(angles, dtype=np.float32)
         self.q_norm, self.k_norm = random.uniform(0.5, 2, (2, case.key_width)).astype(np.float32)
@@ -86,6 +118,7 @@ class World:
             "key_width": case.key_width,
             "value_width": case.value_width,
             "offset": OFFSET,
+            "offset_byte": OFFSET,
             "scale": case.key_width**-0.5,
             "window": case.window,
             "softcap": float(case.softcap),
@@ -99,6 +132,7 @@ class World:
         return {
             "qkv": np.concatenate([self.qkv[p.sequence][p.start : p.end] for p in pieces]),
             "kv_pool": self.pool,
+            "kv_bits": np.array([case.bits], np.int32),
             "pages": np.ascontiguousarray(self.pages[[p.sequence for p in pieces]]),
             "row_of": np.repeat(
                 np.arange(len(pieces), dtype=np.int32), [p.end - p.start for p in pieces]
@@ -120,23 +154,29 @@ class World:
         return np.split(y, cuts)
 
     def view(self, kv_head: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return keys [pages, key_width, 16] and values [pages, 16, halves] of one head."""
-        case, pages = self.case, len(self.pool)
-        start = pages * (OFFSET + kv_head * PAGE * (case.key_width + case.value_halves))
-        middle = start + pages * PAGE * case.key_width
-        end = middle + pages * PAGE * case.value_halves
-        flat = self.pool.reshape(-1)
-        keys = flat[start:middle].reshape(pages, case.key_width, PAGE)
-        return keys, flat[middle:end].reshape(pages, PAGE, case.value_halves)
+        """Return the bytes of one head's keys, and of its values, both [slabs, pages, bytes]."""
+        keys, values = (len(lanes) for lanes in self.case.list_lanes())
+        start = SLAB * (OFFSET + kv_head * self.case.head_bytes)
+        middle, end = start + SLAB * keys, start + SLAB * (keys + values)
+        slabs = len(self.pool)
+        return (
+            self.pool[:, start:middle].reshape(slabs, SLAB, keys),
+            self.pool[:, middle:end].reshape(slabs, SLAB, values),
+        )
 
     def read(self, sequence: int, kv_head: int, length: int) -> tuple[Floats, Floats]:
         """Return keys and values [length, width] of one head as the pages have them."""
-        pages = self.pages[sequence, : -(-length // PAGE)]
-        keys, values = (each[pages].astype(np.float32) for each in self.view(kv_head))
-        keys = keys.swapaxes(1, 2).reshape(-1, self.case.key_width)
-        values = values.reshape(-1, self.case.value_halves)
-        assert not values[:length, self.case.value_width :].any()
-        return keys[:length], values[:length, : self.case.value_width]
+        case, pages = self.case, self.pages[sequence, : -(-length // PAGE)]
+        keys, values = (each[np.divmod(pages, SLAB)] for each in self.view(kv_head))
+        if case.bits == 16:
+            keys = keys.view(np.float16).reshape(-1, case.key_width, PAGE).swapaxes(1, 2)
+            values = values.view(np.float16).reshape(-1, PAGE, case.padded_width)
+        else:
+            keys, values = _widen_keys(case, keys), _widen_values(case, values)
+        keys = keys.reshape(-1, keys.shape[-1]).astype(np.float32)[:length]
+        values = values.reshape(-1, case.padded_width).astype(np.float32)[:length]
+        assert not values[:, case.value_width :].any()
+        return keys[:, : case.key_width], values[:, : case.value_width]
 
     def split(self, sequence: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return queries, keys and values [tokens, heads, width] in float64, as they are used."""
@@ -180,9 +220,7 @@ class World:
             seen &= places[None] > places[:, None] - case.window
         for head in range(case.heads):
             keys, values = self.read(sequence, head // group, length)
-            # float16 keeps 11 bits; below 2^-14 it has steps of 2^-24
-            np.testing.assert_allclose(keys, k[:, head // group], rtol=2**-10, atol=2**-20)
-            np.testing.assert_array_equal(values, v[:, head // group].astype(np.float16))
+            self.check_kept(keys, values, k[:, head // group], v[:, head // group])
             scores = q[:, head] @ keys.astype(np.float64).T
             if case.softcap:
                 scores = case.softcap * np.tanh(scores / case.softcap)
@@ -191,9 +229,44 @@ class World:
             y[:, head] = weights / weights.sum(axis=1, keepdims=True) @ values
         return y.reshape(length, -1)
 
+    def check_kept(self, keys: Floats, values: Floats, k: NDArray[Any], v: NDArray[Any]) -> None:
+        if self.case.bits == 16:
+            # float16 keeps 11 bits; below 2^-14 it has steps of 2^-24
+            np.testing.assert_allclose(keys, k, rtol=2**-10, atol=2**-20)
+            np.testing.assert_array_equal(values, v.astype(np.float16))
+            return
+        for start in range(0, self.case.key_width, BLOCK):
+            block = slice(start, start + BLOCK)
+            assert_rounded(keys[:, block], k[:, block])
+        assert_rounded(values, v)
 
-def assert_near(y: Floats, expected: NDArray[Any]) -> None:
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=3e-5)
+
+def assert_rounded(kept: NDArray[Any], given: NDArray[Any]) -> None:
+    """Each row [tokens, features] is rounded to 255 steps up to its largest magnitude."""
+    step = np.abs(given).max(axis=1, keepdims=True) / 127 * (1 + 2**-9)
+    assert (np.abs(kept - given) <= 0.501 * step + 2**-24).all()
+
+
+def _widen_keys(case: Case, keys: NDArray[Any]) -> NDArray[Any]:
+    """Return [pages, 16, features] of the bytes of 8-bit keys [pages, bytes]."""
+    data, rest = np.split(keys, [case.blocks * BLOCK * PAGE], axis=1)
+    whole = data.reshape(-1, case.blocks * 8, PAGE, 4).swapaxes(1, 2).reshape(len(keys), PAGE, -1)
+    scales = rest[:, : case.blocks * 2 * PAGE].copy().view(np.float16)
+    scales = scales.reshape(-1, case.blocks, PAGE).swapaxes(1, 2).repeat(BLOCK, axis=2)
+    return (whole.astype(np.float32) - 128) * scales
+
+
+def _widen_values(case: Case, values: NDArray[Any]) -> NDArray[Any]:
+    data, rest = np.split(values, [case.padded_width * PAGE], axis=1)
+    whole = data.reshape(-1, 4, case.padded_width, 4).swapaxes(2, 3).reshape(len(values), PAGE, -1)
+    scales = rest[:, : 2 * PAGE].copy().view(np.float16)
+    return (whole.astype(np.float32) - 128) * scales[..., None]
+
+
+def assert_near(y: Floats, expected: NDArray[Any], *, case: Case) -> None:
+    # with 8 bits, queries and weights are rounded to 16
+    rtol, atol = (1e-4, 3e-5) if case.bits == 16 else (1e-3, 3e-4 * case.large)
+    np.testing.assert_allclose(y, expected, rtol=rtol, atol=atol)
 
 
 FORMS = {
@@ -222,18 +295,20 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("bits", [16, 8])
 @pytest.mark.parametrize("name", FORMS)
-def test_matches_numpy(variant: str, name: str) -> None:
+def test_matches_numpy(variant: str, name: str, bits: int) -> None:
     """A ragged step: whole prompts of several sequences, then one token each."""
-    world = World(FORMS[name], [61, 18, 1, 34])
+    case = replace(FORMS[name], bits=bits)
+    world = World(case, [61, 18, 1, 34])
     first = world.step(*(Piece(i, 0, n) for i, n in enumerate((60, 17, 1, 16))), threads=2)
     second = world.step(Piece(3, 16, 34), Piece(1, 17, 18), Piece(0, 60, 61))
     expected = [world.expect(i) for i in range(4)]
     for sequence, y in enumerate(first):
-        assert_near(y, expected[sequence][: len(y)])
-    assert_near(second[0], expected[3][16:])
-    assert_near(second[1], expected[1][17:])
-    assert_near(second[2], expected[0][60:])
+        assert_near(y, expected[sequence][: len(y)], case=case)
+    assert_near(second[0], expected[3][16:], case=case)
+    assert_near(second[1], expected[1][17:], case=case)
+    assert_near(second[2], expected[0][60:], case=case)
 
 
 @pytest.mark.parametrize(
@@ -244,17 +319,26 @@ def test_matches_numpy(variant: str, name: str) -> None:
         Case(window=100, norm=True, heads=2, kv_heads=2),
     ],
 )
-def test_many_spans(variant: str, case: Case) -> None:
-    world = World(case, [1030])
-    y = world.step(Piece(0, 0, 1000), threads=2)[0]
-    last = [world.step(Piece(0, n, n + 1))[0] for n in range(1000, 1030)]
-    assert_near(np.concatenate([y, *last]), world.expect(0))
+@pytest.mark.parametrize("bits", [16, 8])
+def test_many_spans(variant: str, case: Case, bits: int) -> None:
+    case = replace(case, bits=bits)
+    world = World(case, [1330])
+    y = world.step(Piece(0, 0, 1310), threads=2)[0]
+    last = [world.step(Piece(0, n, n + 1), threads=2)[0] for n in range(1310, 1330)]
+    assert_near(np.concatenate([y, *last]), world.expect(0), case=case)
 
 
 SPANS = Case(heads=6, kv_heads=2, key_width=24, value_width=20, pairs=10, softcap=4, window=600)
 
 
-@pytest.mark.parametrize("case", [SPANS, replace(SPANS, softcap=0, window=0, norm=True)])
+SPAN_CASES = [
+    replace(case, bits=bits)
+    for case in (SPANS, replace(SPANS, softcap=0, window=0, norm=True))
+    for bits in (16, 8)
+]
+
+
+@pytest.mark.parametrize("case", SPAN_CASES)
 def test_in_pieces_is_the_same_to_the_bit(variant: str, case: Case) -> None:
     whole = World(case, [800])
     expected = whole.step(Piece(0, 0, 800), threads=2)[0]
@@ -268,10 +352,10 @@ def test_in_pieces_is_the_same_to_the_bit(variant: str, case: Case) -> None:
     np.testing.assert_array_equal(world.pool, whole.pool)
 
 
-@pytest.mark.parametrize("case", [SPANS, replace(SPANS, softcap=0, window=0, norm=True)])
+@pytest.mark.parametrize("case", SPAN_CASES)
 def test_beside_others_is_the_same_to_the_bit(variant: str, case: Case) -> None:
     """Of a few sequences, spans run apart; of many, each goes through its own."""
-    lengths = [770, 300, 1, 257, 512, 40, 520, 700]
+    lengths = [1370, 300, 1, 257, 512, 40, 520, 700]
     alone, few, many = (World(case, lengths) for _ in range(3))
     for world in (alone, few, many):
         world.step(*(Piece(i, 0, n - 1) for i, n in enumerate(lengths) if n > 1))
@@ -297,41 +381,45 @@ def test_decoding_beside_a_prompt_is_the_same_to_the_bit(variant: str) -> None:
         np.testing.assert_array_equal(y, other)
 
 
-def test_nothing_else_is_written(variant: str) -> None:
-    world = World(SPANS, [40, 40])
-    world.pool[:] = np.random.default_rng(3).standard_normal(world.pool.shape)
-    expected = World(SPANS, [40, 40])
+@pytest.mark.parametrize("bits", [16, 8])
+def test_nothing_else_is_written(variant: str, bits: int) -> None:
+    case = replace(SPANS, bits=bits)
+    world, expected = World(case, [40, 40]), World(case, [40, 40])
+    world.pool[:] = np.random.default_rng(3).integers(0, 60, world.pool.shape)
     expected.pool[:] = world.pool
     world.step(Piece(0, 0, 40))
-    own = world.pages[0, :3]
-    for head in range(SPANS.kv_heads):
-        for new, old in zip(world.view(head), expected.view(head), strict=True):
-            old[own[:2]] = new[own[:2]]
-        keys, values = world.view(head)
-        old_keys, old_values = expected.view(head)
-        old_keys[own[2], :, :8] = keys[own[2], :, :8]
-        old_values[own[2], :8] = values[own[2], :8]
+    for head in range(case.kv_heads):
+        views = zip(world.view(head), expected.view(head), case.list_lanes(), strict=True)
+        for new, old, lanes in views:
+            for page, tokens in zip(world.pages[0, :3], (16, 16, 8), strict=True):
+                at = divmod(int(page), SLAB)
+                mine = (lanes >= 0) & (lanes < tokens)
+                assert (new[at][mine] != old[at][mine]).mean() > 0.5
+                old[at][mine] = new[at][mine]
     np.testing.assert_array_equal(world.pool, expected.pool)
 
 
-def test_pages_out_of_the_window_are_not_looked_at(variant: str) -> None:
+@pytest.mark.parametrize("bits", [16, 8])
+def test_pages_out_of_the_window_are_not_looked_at(variant: str, bits: int) -> None:
     """One token after a prompt: what is before its window may be anything."""
-    case = Case(window=50)
+    case = Case(window=50, bits=bits)
     expected = World(case, [701])
     world = World(case, [701])
     for each in (expected, world):
         each.step(Piece(0, 0, 700))
     for head in range(case.kv_heads):
         for each in world.view(head):
-            each[world.pages[0, : (701 - 50) // PAGE]] = np.nan
+            each[np.divmod(world.pages[0, : (701 - 50) // PAGE], SLAB)] = 255
     y = world.step(Piece(0, 700, 701))[0]
     np.testing.assert_array_equal(y, expected.step(Piece(0, 700, 701))[0])
 
 
+@pytest.mark.parametrize("bits", [16, 8])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
-def test_what_is_not_finite_stays_in_its_sequence(variant: str, bad: float) -> None:
-    expected = World(SPANS, [300, 40, 30])
-    world = World(SPANS, [300, 40, 30])
+def test_what_is_not_finite_stays_in_its_sequence(variant: str, bad: float, bits: int) -> None:
+    case = replace(SPANS, bits=bits)
+    expected = World(case, [300, 40, 30])
+    world = World(case, [300, 40, 30])
     world.qkv[1][10] = bad
     pieces = [Piece(0, 0, 300), Piece(1, 0, 40), Piece(2, 0, 30)]
     y, other = world.step(*pieces, threads=2), expected.step(*pieces)
@@ -363,6 +451,35 @@ def test_every_float_is_kept_as_the_nearest_half(variant: str) -> None:
     np.testing.assert_array_equal(np.signbit(kept), np.signbit(expected))
 
 
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bytes_of_what_is_not_finite_give_what_is_not_finite(
+    variant: str, part: str, bad: float
+) -> None:
+    """Integers can't say that something is no number: its scale must."""
+    case = Case(heads=1, kv_heads=1, bits=8)
+    world = World(case, [40])
+    world.qkv[0][20, {"query": 3, "key": 19, "value": 35}[part]] = bad
+    y = world.step(Piece(0, 0, 40))[0]
+    assert np.isfinite(y[:20]).all()
+    assert not np.isfinite(y[20]).any()
+
+
+def test_scales_of_bytes_are_never_too_small(variant: str) -> None:
+    """Values of all sizes: 127 steps reach the largest, down to where halves end."""
+    random = np.random.default_rng(1)
+    sizes = 2.0 ** random.uniform(-30, 15, (800, 1))
+    case = Case(heads=1, kv_heads=1, key_width=40, value_width=48, bits=8)
+    world = World(case, [800])
+    world.qkv[0][:, 40:] *= sizes
+    world.step(Piece(0, 0, 800), threads=2)
+    keys, values = world.read(0, 0, 800)
+    for kept, given in ((keys[:, :32], world.qkv[0][:, 40:72]), (values, world.qkv[0][:, 80:])):
+        most = np.abs(given).max(axis=1, keepdims=True)
+        steps = most / 127 * (1 + 2**-10) + 2**-24
+        assert (np.abs(kept - given) <= 0.5001 * steps).all()
+
+
 # --- hostile input -------------------------------------------------------------------------------
 
 
@@ -390,9 +507,14 @@ def give(name: str, value: NDArray[Any] | None) -> Any:
     return apply
 
 
+def give_narrow_bytes(inputs: dict[str, Any]) -> None:
+    inputs["kv_bits"] = np.array([8], np.int32)
+    inputs["kv_pool"] = np.zeros((1, 64 * 1855), np.uint8)
+
+
 GREATEST = 2**31 - 1
 HOSTILE = {
-    "page too great": (change("pages", (0, 1), 6), "a page is out of range"),
+    "page too great": (change("pages", (0, 1), 64), "a page is out of range"),
     "page far": (change("pages", (0, 0), GREATEST), "a page is out of range"),
     "page missing": (change("pages", (0, 1), -1), "a page is out of range"),
     "page negative": (change("pages", (0, 0), -(2**31)), "a page is out of range"),
@@ -413,9 +535,13 @@ HOSTILE = {
     "no pages": (give("pages", np.zeros((2, 0))), "beyond the page table"),
     "no sequences": (give("pages", np.zeros((0, 4))), "row_of is out of range"),
     "pages in a row": (give("pages", np.zeros(8)), "must have two dimensions"),
-    "no pool": (give("kv_pool", np.zeros((0, 2000), np.float16)), "a page is out of range"),
-    "narrow pool": (give("kv_pool", np.zeros((9, 1047), np.float16)), "outside of the page"),
-    "flat pool": (give("kv_pool", np.zeros(9000, np.float16)), "must have two dimensions"),
+    "no pool": (give("kv_pool", np.zeros((0, 200_000), np.uint8)), "a page is out of range"),
+    "narrow pool": (give("kv_pool", np.zeros((1, 64 * 2111), np.uint8)), "outside of the page"),
+    "narrow pool of bytes": (give_narrow_bytes, "outside of the page"),
+    "flat pool": (give("kv_pool", np.zeros(200_000, np.uint8)), "must have two dimensions"),
+    "7 bits": (give("kv_bits", np.array([7], np.int32)), "kv_bits must be 16 or 8"),
+    "no bits": (give("kv_bits", np.array([], np.int32)), "kv_bits must be"),
+    "two bits": (give("kv_bits", np.array([8, 8], np.int32)), "kv_bits must be"),
     "narrow qkv": (give("qkv", np.zeros((20, 127), np.float32)), "width of its heads"),
     "flat qkv": (give("qkv", np.zeros(2560, np.float32)), "width of its heads"),
     "no sine": (give("sine", None), "go together"),
@@ -432,7 +558,7 @@ def test_hostile_inputs_are_exceptions(name: str) -> None:
     apply, message = HOSTILE[name]
     world = World(Case(pairs=8, norm=True), [17, 20])
     world.pages = world.pages[:, :4]
-    world.pool = world.pool[:6].copy()
+    world.pool = world.pool[:1].copy()
     world.pages[:, :2] = [[0, 1], [2, 3]]
     world.step(Piece(1, 0, 17))
     inputs = world.list_inputs([Piece(0, 0, 17), Piece(1, 17, 20)])

@@ -29,6 +29,17 @@ def test_memory_for_caches_is_what_the_setting_says(tiny_model: Path, tmp_path: 
     assert "cache_bytes = 1000" in caught.value.message
 
 
+def test_caches_of_8_bits_hold_more_tokens(tiny_model: Path) -> None:
+    declaration = open_checkpoint(tiny_model).declaration
+    large, small = (
+        count_cache_tokens(load(overrides={"cache_bits": bits}), declaration=declaration)
+        for bits in ("16", 8)
+    )
+    assert small > large
+    with pytest.raises(InputError, match="cache_bits"):
+        load(overrides={"cache_bits": "12"})
+
+
 def test_no_disk_for_caches_where_the_setting_is_zero(tmp_path: Path) -> None:
     settings = load(overrides={"data_dir": tmp_path, "cache_disk_bytes": 0})
     assert open_spill(settings, checkpoint="c") is None

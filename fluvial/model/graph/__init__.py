@@ -7,7 +7,8 @@ A step takes t new tokens of b sequences, those of one sequence standing togethe
     row_of         int32   [t]            the sequence of each token
     position       int32   [t]            its place in that sequence, from 0
     pages          int32   [b, places]    the pages of each sequence, -1 where there is none
-    kv_pool        float16 [pages, page_halves]      written in place, in streams (layout.py)
+    kv_pool        uint8   [slabs, slab_bytes]       written in place, in streams (layout.py)
+    kv_bits        int32   [1]            how keys and values are kept there, in 8 or 16 bits
     state_slot     int32   [b]            and state_pool float32 [slots, state_floats], in place:
                                           only for models with convolutions or recurrences
     adapter_slot   int32   [b]            -1 for the base

@@ -20,7 +20,7 @@ from fluvial.model.graph.writer import (
 )
 from fluvial.model.loss import TypeLoss
 
-GRAPH_VERSION = 8
+GRAPH_VERSION = 9
 
 
 def build(
@@ -61,9 +61,10 @@ def _declare_inputs(writer: GraphWriter) -> None:
     writer.input("rows", ["k"], TensorProto.INT64)
     writer.input("row_of", ["t"], TensorProto.INT32)
     writer.input("position", ["t"], TensorProto.INT32)
-    if layout.page_halves:
+    if layout.page_bytes:
         writer.input("pages", ["b", "places"], TensorProto.INT32)
-        writer.input("kv_pool", ["pages", layout.page_halves], TensorProto.FLOAT16)
+        writer.input("kv_pool", ["slabs", "slab_bytes"], TensorProto.UINT8)
+        writer.input("kv_bits", [1], TensorProto.INT32)
     if layout.state_floats:
         writer.input("state_slot", ["b"], TensorProto.INT32)
         writer.input("state_pool", ["states", layout.state_floats])

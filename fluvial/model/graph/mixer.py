@@ -12,7 +12,7 @@ from fluvial.model.architecture.declaration import (
     ShortConv,
 )
 from fluvial.model.graph.writer import DOMAIN, FINE_BITS, GraphWriter, Unread
-from fluvial.model.layout import Heads, find_heads
+from fluvial.model.layout import Heads, find_heads, find_offsets
 from fluvial.model.packing import Floats, pack_floats
 
 _STATE = ["state_pool", "state_slot", "row_of", "position"]
@@ -25,6 +25,11 @@ class MixerWriter:
         self._writer = writer
         self._positions = positions
         self._tables: dict[Rotary, tuple[str, str]] = {}
+        declaration = writer.checkpoint.declaration
+        self._offsets = {
+            16: find_offsets(declaration, cache_bits=16),
+            8: find_offsets(declaration, cache_bits=8),
+        }
 
     def write(self, index: int, mixer: Mixer, x: Unread) -> str:
         """Add the mixer of layer `index` and return what it adds to the residual."""
@@ -138,14 +143,15 @@ class MixerWriter:
         tables = ("", "") if rotary is None else self._table(rotary)
         return self._writer.node(
             "Attention",
-            [qkv, "kv_pool", "pages", "row_of", "position", *tables, *norms],
+            [qkv, "kv_pool", "kv_bits", "pages", "row_of", "position", *tables, *norms],
             f"layers.{index}.attended",
             domain=DOMAIN,
             heads=heads,
             kv_heads=kept.kv_heads,
             key_width=kept.key_width,
             value_width=kept.value_width,
-            offset=self._writer.layout.page_offsets[index],
+            offset=self._offsets[16][index],
+            offset_byte=self._offsets[8][index],
             scale=mixer.scale,
             window=window,
             softcap=softcap,

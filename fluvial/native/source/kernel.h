@@ -48,11 +48,10 @@
        int64_t end, float *y))                                                                     \
     /* Norm, turn and scale one head. */                                                           \
     K(void, turn_head, (const Turn *turn, const float *x, int64_t width, float *y))                \
-    /* Put one token's key and value at place `lane` of a page's keys and values. */                \
+    /* Put the key and the value of the token at `position` into their page. */                    \
     K(void, keep_token,                                                                            \
-      (const float *key, int64_t key_width, const float *value, int64_t value_width, int lane,     \
-       uint16_t *keys, uint16_t *values))                                                                            \
-    /* Look at keys [first, end) of one span. */                                                   \
+      (const Memory *memory, int64_t position, const float *key, const float *value))              \
+    /* Look at keys [first, end) of a run of spans. */                                             \
     K(void, attend,                                                                                \
       (const Memory *memory, const Asked *asked, int64_t first, int64_t end, Found *found))        \
     /* Put what a span gave onto what the spans before it gave. */                                 \

@@ -1,6 +1,9 @@
 /* Attention's inner loops (attention.h). */
 #include "kernel.h"
-#include "vector.h"
+#include "attention_half.h"
+#include "attention_byte.h"
+
+#include <float.h>
 
 /* Norm, turn and scale one head: y [width] from x [width]. */
 void KERNEL(turn_head)(const Turn *turn, const float *x, int64_t width, float *y) {
@@ -27,66 +30,13 @@ void KERNEL(turn_head)(const Turn *turn, const float *x, int64_t width, float *y
         for (int64_t i = 0; i < width; i++) y[i] *= factor;
 }
 
-INLINE void load_some(const float *x, int64_t count, float *sixteen) {
-    memset(sixteen, 0, 16 * sizeof(float));
-    memcpy(sixteen, x, (size_t)(count < 16 ? count : 16) * sizeof(float));
-}
-
-/* Put one token's key and value at place `lane` of a page's keys and values. */
-void KERNEL(keep_token)(const float *key, int64_t key_width, const float *value,
-                        int64_t value_width, int lane, uint16_t *keys, uint16_t *values) {
-    uint16_t halves[16];
-    float floats[16];
-    for (int64_t i = 0; i < key_width; i += 16) {
-        load_some(key + i, key_width - i, floats);
-        v_store_half(halves, v_load(floats));
-        for (int64_t j = i; j < key_width && j < i + 16; j++) keys[j * PAGE + lane] = halves[j - i];
-    }
-    uint16_t *to = values + lane * padded_width(value_width);
-    for (int64_t i = 0; i < value_width; i += 16) {
-        load_some(value + i, value_width - i, floats);
-        v_store_half(to + i, v_load(floats));
-    }
-}
-
-/* Halves ahead of what is read: pages mostly follow each other, and when they do not, nothing is
-   lost but the time of a few fetches. */
-enum { AHEAD = 2048 };
-
-/* scores[i][...] of one page; n is known where this is expanded. */
-INLINE void score_page(const Memory *m, const Asked *asked, int64_t page, float (*scores)[SPAN],
-                       const int n) {
-    const uint16_t *keys = m->keys + m->pages[page] * m->key_width * PAGE;
-    V16 sum[QUERIES];
-    for (int i = 0; i < n; i++) sum[i] = v_set(0);
-    for (int64_t d = 0; d < m->key_width; d++) {
-        const V16 key = v_load_half(keys + d * PAGE);
-        __builtin_prefetch(keys + d * PAGE + AHEAD);
-        for (int i = 0; i < n; i++) sum[i] = v_fma(v_set(asked->q[i][d]), key, sum[i]);
-    }
-    for (int i = 0; i < n; i++) v_store(scores[i] + page * PAGE % SPAN, sum[i]);
-}
-
-/* Add values of keys [first, end) to `groups` groups of 16 features from feature `at` on. */
-INLINE void mix_values(const Memory *m, int64_t at, int64_t first, int64_t end,
-                       float (*weights)[SPAN], const Found *found, const int n, const int groups) {
-    const int64_t width = padded_width(m->value_width);
-    V16 sum[4][QUERIES];
-    for (int g = 0; g < groups; g++)
-        for (int i = 0; i < n; i++) sum[g][i] = v_set(0);
-    for (int64_t page = first / PAGE; page * PAGE < end; page++) {
-        const uint16_t *values = m->values + m->pages[page] * PAGE * width + at;
-        const int64_t last = end - page * PAGE < PAGE ? end - page * PAGE : PAGE;
-        for (int64_t k = first > page * PAGE ? first - page * PAGE : 0; k < last; k++)
-            for (int g = 0; g < groups; g++) {
-                const V16 value = v_load_half(values + k * width + 16 * g);
-                __builtin_prefetch(values + k * width + 16 * g + AHEAD);
-                for (int i = 0; i < n; i++)
-                    sum[g][i] = v_fma(v_set(weights[i][(page * PAGE + k) % SPAN]), value, sum[g][i]);
-            }
-    }
-    for (int g = 0; g < groups; g++)
-        for (int i = 0; i < n; i++) v_store(found->mixed[i] + at + 16 * g, sum[g][i]);
+/* Put the key and the value of the token at `position` into their page. */
+void KERNEL(keep_token)(const Memory *memory, int64_t position, const float *key,
+                        const float *value) {
+    if (memory->bits == 16)
+        keep_halves(memory, position, key, value);
+    else
+        keep_bytes(memory, position, key, value);
 }
 
 /* Turn scores of keys [first, end) into weights exp(score - most); others get none. */
@@ -101,9 +51,10 @@ INLINE void weigh(const Memory *m, const Asked *asked, int i, int64_t first, int
         memset(scores, 0, (size_t)(filled - first) * sizeof(float));
         return;
     }
-    for (int64_t k = first; k < low; k++) scores[k - first] = -INFINITY;
-    for (int64_t k = high; k < filled; k++) scores[k - first] = -INFINITY;
-    V16 most = v_set(-INFINITY);
+    for (int64_t k = first; k < low; k++) scores[k - first] = -FLT_MAX;
+    for (int64_t k = high; k < filled; k++) scores[k - first] = -FLT_MAX;
+    /* maxima and exp may drop what is no number; zero times it stays */
+    V16 most = v_set(-FLT_MAX), sound = v_set(0);
     for (int64_t k = 0; k < filled - first; k += 16) {
         V16 score = v_load(scores + k);
         if (m->softcap > 0) {
@@ -114,6 +65,7 @@ INLINE void weigh(const Memory *m, const Asked *asked, int i, int64_t first, int
         }
         v_store(scores + k, score);
         most = v_max(most, score);
+        sound = v_fma(score, v_set(0), sound);
     }
     found->most[i] = v_most(most);
     V16 sum = v_set(0);
@@ -124,32 +76,75 @@ INLINE void weigh(const Memory *m, const Asked *asked, int i, int64_t first, int
                 if (j + first < low || j + first >= high) scores[j] = 0;
         sum = v_add(sum, v_load(scores + k));
     }
-    found->sum[i] = v_sum(sum);
+    found->sum[i] = v_sum(sum) + v_sum(sound);
+}
+
+/* The first key that any query reaches: what is before it is not looked at, as zero times NaN would
+   be NaN. */
+INLINE int64_t first_reached(const Asked *asked, int64_t first, int64_t end, const int n) {
+    int64_t low = end;
+    for (int i = 0; i < n; i++) low = asked->low[i] < low ? asked->low[i] : low;
+    return low > first ? low : first;
+}
+
+/* Keys [first, end) of a run, one span of it. */
+typedef struct {
+    int64_t first, end, low;
+} Reach;
+
+INLINE Reach reach_span(const Asked *asked, int64_t first, int64_t end, int64_t span, const int n) {
+    const int64_t from = first + span * SPAN, to = from + SPAN < end ? from + SPAN : end;
+    return (Reach){from, to, first_reached(asked, from, to, n)};
+}
+
+INLINE void attend_halves(const Memory *m, const Asked *asked, int64_t first, int64_t end,
+                          Found *found, const int n) {
+    float scores[RUN][QUERIES][SPAN];
+    const int64_t spans = (end - first + SPAN - 1) / SPAN;
+    for (int64_t s = 0; s < spans; s++) {
+        const Reach at = reach_span(asked, first, end, s, n);
+        for (int64_t page = at.low / PAGE; page * PAGE < at.end; page++)
+            score_halves(m, asked, page, scores[s], n);
+    }
+    for (int64_t s = 0; s < spans; s++) {
+        const Reach at = reach_span(asked, first, end, s, n);
+        for (int i = 0; i < n; i++) weigh(m, asked, i, at.first, at.end, scores[s][i], found + s);
+        mix_halves(m, at.low, at.end, scores[s], found + s, n);
+    }
+}
+
+INLINE void attend_bytes(const Memory *m, const Asked *asked, int64_t first, int64_t end,
+                         Found *found, const int n) {
+    float scores[RUN][QUERIES][SPAN];
+    Questions questions;
+    Shares shares;
+    const int64_t spans = (end - first + SPAN - 1) / SPAN;
+    for (int i = 0; i < n; i++) round_query(asked->q[i], m->key_width, i, &questions);
+    for (int64_t s = 0; s < spans; s++) {
+        const Reach at = reach_span(asked, first, end, s, n);
+        for (int64_t page = at.low / PAGE; page * PAGE < at.end; page++)
+            score_bytes(m, &questions, page, scores[s], n);
+    }
+    for (int64_t s = 0; s < spans; s++) {
+        const Reach at = reach_span(asked, first, end, s, n);
+        for (int i = 0; i < n; i++) {
+            weigh(m, asked, i, at.first, at.end, scores[s][i], found + s);
+            round_weights(m, at.low, at.end, asked->low[i], asked->high[i], scores[s][i], i, &shares);
+        }
+        mix_bytes(m, at.low, at.end, &shares, found + s, n);
+    }
 }
 
 INLINE void attend_some(const Memory *m, const Asked *asked, int64_t first, int64_t end,
                         Found *found, const int n) {
-    float scores[QUERIES][SPAN];
-    /* As many features of a value at once as there are registers for; keys page by page. So both
-       are read in one stream, which matters more than independent sums: 6.2 -> 3.1 us a span. */
-    const int groups = n <= 5 ? 4 : 2;
-    const int64_t pages = (end + PAGE - 1) / PAGE;
-    /* nothing before the first key that is asked for: zero times NaN would be NaN */
-    int64_t low = end;
-    for (int i = 0; i < n; i++) low = asked->low[i] < low ? asked->low[i] : low;
-    low = low > first ? low : first;
-    int64_t page = low / PAGE;
-    for (; page < pages; page++) score_page(m, asked, page, scores, n);
-    for (int i = 0; i < n; i++) weigh(m, asked, i, first, end, scores[i], found);
-    const int64_t width = padded_width(m->value_width);
-    int64_t at = 0;
-    for (; at + 16 * groups <= width; at += 16 * groups)
-        mix_values(m, at, low, end, scores, found, n, groups);
-    for (; at < width; at += 16) mix_values(m, at, low, end, scores, found, n, 1);
+    if (m->bits == 16)
+        attend_halves(m, asked, first, end, found, n);
+    else
+        attend_bytes(m, asked, first, end, found, n);
 }
 
-/* Look at keys [first, end) of one span: first a multiple of SPAN, end at most first + SPAN, and all
-   before end written. */
+/* Look at keys [first, end) of a run of spans, which give found[0], found[1], ...: first a multiple of
+   SPAN, end at most first + RUN * SPAN, and all before end written. */
 void KERNEL(attend)(const Memory *memory, const Asked *asked, int64_t first, int64_t end,
                     Found *found) {
     switch (asked->count) {

@@ -6,13 +6,6 @@
 
 enum { WIDE = 16, CHAINS = 4 };
 
-INLINE V16 load_some(const float *x, int64_t count) {
-    if (count >= WIDE) return v_load(x);
-    float part[WIDE] = {0};
-    memcpy(part, x, (size_t)count * sizeof *x);
-    return v_load(part);
-}
-
 INLINE void store_some(float *y, V16 a, int64_t count) {
     if (count >= WIDE) {
         v_store(y, a);

@@ -1,11 +1,12 @@
 /* Attention: causal grouped-query attention of ragged rows over pages (attention.h).
 
-   Inputs: qkv [tokens, q | k | v], of `heads`, `kv_heads`, `kv_heads` heads; kv_pool [pages, halves],
-   written in place; pages [sequences, places], -1 where there is none; row_of and position [tokens];
-   cosine and sine [positions, pairs]; q_norm and k_norm [key_width]. Tokens of one sequence stand
-   together in order, and everything before them is in the pages.
+   Inputs: qkv [tokens, q | k | v], of `heads`, `kv_heads`, `kv_heads` heads; kv_pool [slabs, bytes],
+   written in place; kv_bits [1], 16 or 8; pages [sequences, places], -1 where there is none; row_of
+   and position [tokens]; cosine and sine [positions, pairs]; q_norm and k_norm [key_width]. Tokens of
+   one sequence stand together in order, and everything before them is in the pages.
 
-   Attributes: heads, kv_heads, key_width, value_width, offset (of the layer in a page), scale;
+   Attributes: heads, kv_heads, key_width, value_width; offset and offset_byte (of the layer in a page
+   of 16 and of 8 bits), scale;
    window (0: none), softcap (0: none), rotary_start, interleaved, epsilon. */
 #include "attention.h"
 #include "op.h"
@@ -13,7 +14,7 @@
 #include <math.h>
 
 typedef struct Attention {
-    int64_t heads, kv_heads, key_width, value_width, offset, window, rotary_start;
+    int64_t heads, kv_heads, key_width, value_width, offset, offset_byte, window, rotary_start;
     int interleaved;
     float scale, softcap, epsilon;
 } Attention;
@@ -26,26 +27,28 @@ typedef struct Job {
 typedef struct Work {
     const Attention *attention;
     const float *qkv, *cosine, *sine, *q_norm, *k_norm;
-    uint16_t *pool;
+    uint8_t *pool;
+    int bits;
     const int32_t *pages, *row_of, *position;
     float *y, *q;
-    int64_t tokens, pool_pages, places, pairs, sequences, positions;
+    int64_t tokens, slabs, slab_bytes, places, pairs, sequences, positions;
     Job *jobs;
-    int64_t job_count, spans;
+    int64_t job_count, spans, run;
     float *partial; /* [jobs][spans][queries][2 + width], when spans run apart */
     int failed;
 } Work;
 
-enum { TOKENS_AT_ONCE = 8, MAX_QUERIES = 64, FEW_JOBS = 12 };
+enum { TOKENS_AT_ONCE = 8, MAX_QUERIES = 64, FEW_JOBS = 12, ENOUGH_RUNS = 12 };
 
 static void *create(Info *info) {
     Attention *a = calloc(1, sizeof *a);
     if (a == NULL) return NULL;
     a->heads = attribute_int(info, "heads", 1, 4096);
     a->kv_heads = attribute_int(info, "kv_heads", 1, 4096);
-    a->key_width = attribute_int(info, "key_width", 1, 4096);
-    a->value_width = attribute_int(info, "value_width", 1, 4096);
+    a->key_width = attribute_int(info, "key_width", 1, WIDEST_HEAD);
+    a->value_width = attribute_int(info, "value_width", 1, WIDEST_HEAD);
     a->offset = attribute_int(info, "offset", 0, INT64_C(1) << 40);
+    a->offset_byte = attribute_int(info, "offset_byte", 0, INT64_C(1) << 40);
     a->window = attribute_int_or(info, "window", 0, 0, INT64_C(1) << 40);
     a->rotary_start = attribute_int_or(info, "rotary_start", 0, 0, 4096);
     a->interleaved = (int)attribute_int_or(info, "interleaved", 0, 0, 1);
@@ -58,25 +61,19 @@ static void *create(Info *info) {
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Keys of one head, all pages; its values follow. */
-static uint16_t *find_keys(const Work *work, int64_t kv_head) {
+static Memory memory_of(const Work *work, int64_t row, int64_t kv_head) {
     const Attention *a = work->attention;
-    const int64_t halves = a->offset + kv_head * head_halves(a->key_width, a->value_width);
-    return work->pool + halves * work->pool_pages;
-}
-
-static uint16_t *find_values(const Work *work, int64_t kv_head) {
-    return find_keys(work, kv_head) + work->pool_pages * work->attention->key_width * PAGE;
-}
-
-static void keep(const Work *work, int64_t token, int64_t kv_head, const float *key,
-                 const float *value) {
-    const Attention *a = work->attention;
-    const int64_t at = work->position[token];
-    const int64_t page = work->pages[work->row_of[token] * work->places + at / PAGE];
-    kernels()->keep_token(key, a->key_width, value, a->value_width, (int)(at % PAGE),
-                          find_keys(work, kv_head) + page * a->key_width * PAGE,
-                          find_values(work, kv_head) + page * PAGE * padded_width(a->value_width));
+    const int64_t offset = (work->bits == 16 ? a->offset : a->offset_byte) +
+                           kv_head * head_bytes(a->key_width, a->value_width, work->bits);
+    uint8_t *keys = work->pool + offset * SLAB;
+    return (Memory){.keys = keys,
+                    .values = keys + key_bytes(a->key_width, work->bits) * SLAB,
+                    .slab_bytes = work->slab_bytes,
+                    .pages = work->pages + row * work->places,
+                    .key_width = a->key_width,
+                    .value_width = a->value_width,
+                    .bits = work->bits,
+                    .softcap = a->softcap};
 }
 
 /* Phase 1: turn queries and keys, put keys and values into their pages. */
@@ -85,7 +82,7 @@ static void place(void *argument, size_t index) {
     const Attention *a = work->attention;
     const int64_t row_width = (a->heads + a->kv_heads) * a->key_width + a->kv_heads * a->value_width;
     const int64_t end = least(((int64_t)index + 1) * TOKENS_AT_ONCE, work->tokens);
-    float key[4096];
+    float key[WIDEST_HEAD];
     for (int64_t t = (int64_t)index * TOKENS_AT_ONCE; t < end; t++) {
         const float *q = work->qkv + t * row_width, *k = q + a->heads * a->key_width;
         const float *v = k + a->kv_heads * a->key_width;
@@ -102,7 +99,8 @@ static void place(void *argument, size_t index) {
         turn.scale = 1.0f;
         for (int64_t head = 0; head < a->kv_heads; head++) {
             kernels()->turn_head(&turn, k + head * a->key_width, a->key_width, key);
-            keep(work, t, head, key, v + head * a->value_width);
+            const Memory memory = memory_of(work, work->row_of[t], head);
+            kernels()->keep_token(&memory, work->position[t], key, v + head * a->value_width);
         }
     }
 }
@@ -122,26 +120,16 @@ static Reach spans_of(const Work *work, const Job *job) {
                    (reach_of(work, job->first + job->count - 1).high + SPAN - 1) / SPAN};
 }
 
-static Memory memory_of(const Work *work, const Job *job) {
+/* `spans` spans of a job from `span` on: found[span][query][2 + width] is (most, sum, mixed). */
+static void look(const Work *work, const Job *job, int64_t span, int64_t spans, float *found) {
     const Attention *a = work->attention;
-    return (Memory){.keys = find_keys(work, job->kv_head),
-                    .values = find_values(work, job->kv_head),
-                    .pages = work->pages + work->row_of[job->first] * work->places,
-                    .key_width = a->key_width,
-                    .value_width = a->value_width,
-                    .softcap = a->softcap};
-}
-
-/* One span of a job: found[query][2 + width] is (most, sum, mixed). */
-static void look(const Work *work, const Job *job, int64_t span, float *found) {
-    const Attention *a = work->attention;
-    const Memory memory = memory_of(work, job);
+    const Memory memory = memory_of(work, work->row_of[job->first], job->kv_head);
     const int64_t group = a->heads / a->kv_heads, queries = job->count * group;
     const int64_t size = 2 + padded_width(a->value_width);
     const int64_t last = reach_of(work, job->first + job->count - 1).high;
     for (int64_t start = 0; start < queries; start += QUERIES) {
         Asked asked = {.count = (int)least(QUERIES, queries - start)};
-        Found out;
+        Found out[RUN];
         for (int i = 0; i < asked.count; i++) {
             const int64_t token = job->first + (start + i) / group;
             const int64_t head = job->kv_head * group + (start + i) % group;
@@ -149,13 +137,15 @@ static void look(const Work *work, const Job *job, int64_t span, float *found) {
             asked.q[i] = work->q + (token * a->heads + head) * a->key_width;
             asked.low[i] = reach.low;
             asked.high[i] = reach.high;
-            out.mixed[i] = found + (start + i) * size + 2;
+            for (int64_t s = 0; s < spans; s++)
+                out[s].mixed[i] = found + (s * queries + start + i) * size + 2;
         }
-        kernels()->attend(&memory, &asked, span * SPAN, least((span + 1) * SPAN, last), &out);
-        for (int i = 0; i < asked.count; i++) {
-            found[(start + i) * size] = out.most[i];
-            found[(start + i) * size + 1] = out.sum[i];
-        }
+        kernels()->attend(&memory, &asked, span * SPAN, least((span + spans) * SPAN, last), out);
+        for (int64_t s = 0; s < spans; s++)
+            for (int i = 0; i < asked.count; i++) {
+                found[(s * queries + start + i) * size] = out[s].most[i];
+                found[(s * queries + start + i) * size + 1] = out[s].sum[i];
+            }
     }
 }
 
@@ -180,51 +170,59 @@ static void write(const Work *work, const Job *job, const float *whole) {
     }
 }
 
-/* Phase 2 with many jobs: each goes through its spans. */
+/* Phase 2 with many jobs: each goes through its spans. A job of one token, whose time is that of
+   reading memory, takes several at once; one of many reads them again for each few of its queries,
+   from the cache of its core. */
 static void attend_job(void *argument, size_t index) {
     Work *work = argument;
     const Job *job = &work->jobs[index];
     const int64_t queries = job->count * (work->attention->heads / work->attention->kv_heads);
-    const int64_t size = 2 + padded_width(work->attention->value_width);
-    float *room = malloc((size_t)(2 * queries * size) * sizeof(float));
+    const int64_t each = queries * (2 + padded_width(work->attention->value_width));
+    const int64_t run = job->count == 1 ? RUN : 1;
+    float *room = malloc((size_t)((1 + run) * each) * sizeof(float));
     if (room == NULL) {
         __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
         return;
     }
     const Reach spans = spans_of(work, job);
-    clear(room, queries, size);
-    for (int64_t span = spans.low; span < spans.high; span++) {
-        look(work, job, span, room + queries * size);
-        join(work, queries, room + queries * size, room);
+    clear(room, queries, each / queries);
+    for (int64_t span = spans.low; span < spans.high; span += run) {
+        const int64_t count = least(run, spans.high - span);
+        look(work, job, span, count, room + each);
+        for (int64_t s = 0; s < count; s++) join(work, queries, room + (1 + s) * each, room);
     }
     write(work, job, room);
     free(room);
 }
 
-/* Phase 2 with few jobs: spans run apart, and are put together in the same order after. */
-static void attend_span(void *argument, size_t index) {
+/* Phase 2 with few jobs: runs of spans go apart, and are put together in the same order after. */
+static void attend_run(void *argument, size_t index) {
     const Work *work = argument;
-    const int64_t job_index = (int64_t)index / work->spans, at = (int64_t)index % work->spans;
+    const int64_t runs = (work->spans + work->run - 1) / work->run;
+    const int64_t job_index = (int64_t)index / runs, at = (int64_t)index % runs * work->run;
     const Job *job = &work->jobs[job_index];
     const Reach spans = spans_of(work, job);
     if (spans.low + at >= spans.high) return;
     const int64_t queries = job->count * (work->attention->heads / work->attention->kv_heads);
     const int64_t size = 2 + padded_width(work->attention->value_width);
-    look(work, job, spans.low + at,
+    look(work, job, spans.low + at, least(work->run, spans.high - spans.low - at),
          work->partial + (job_index * work->spans + at) * queries * size);
 }
 
 static const char *attend_apart(Work *work, Context *context, int64_t queries) {
-    const int64_t size = 2 + padded_width(work->attention->value_width);
-    const int64_t each = queries * size;
-    work->partial = malloc((size_t)((work->job_count * work->spans + 1) * each) * sizeof(float));
+    const int64_t each = queries * (2 + padded_width(work->attention->value_width));
+    const int64_t spans = work->job_count * work->spans;
+    work->partial = malloc((size_t)((spans + 1) * each) * sizeof(float));
     if (work->partial == NULL) return "Attention: out of memory";
-    const char *wrong = parallel(context, attend_span, work, work->job_count * work->spans);
-    float *whole = work->partial + work->job_count * work->spans * each;
+    /* long runs are read faster, but every thread should have some */
+    work->run = spans / ENOUGH_RUNS < 1 ? 1 : least(spans / ENOUGH_RUNS, RUN);
+    const int64_t runs = (work->spans + work->run - 1) / work->run;
+    const char *wrong = parallel(context, attend_run, work, work->job_count * runs);
+    float *whole = work->partial + spans * each;
     for (int64_t j = 0; wrong == NULL && j < work->job_count; j++) {
-        const Reach spans = spans_of(work, &work->jobs[j]);
-        clear(whole, queries, size);
-        for (int64_t s = 0; s < spans.high - spans.low; s++)
+        const Reach reach = spans_of(work, &work->jobs[j]);
+        clear(whole, queries, each / queries);
+        for (int64_t s = 0; s < reach.high - reach.low; s++)
             join(work, queries, work->partial + (j * work->spans + s) * each, whole);
         write(work, &work->jobs[j], whole);
     }
@@ -280,7 +278,7 @@ static const char *check_rows(const Work *work) {
         const int32_t *pages = work->pages + row * work->places;
         const bool new_row = t == 0 || work->row_of[t - 1] != row;
         for (int64_t p = new_row ? 0 : at / PAGE; p <= at / PAGE; p++)
-            if (pages[p] < 0 || pages[p] >= work->pool_pages) return "a page is out of range";
+            if (pages[p] < 0 || pages[p] >= work->slabs * SLAB) return "a page is out of range";
     }
     return NULL;
 }
@@ -290,33 +288,38 @@ static const char *read_inputs(Work *work, const Tensor *in) {
     const int64_t row = (a->heads + a->kv_heads) * a->key_width + a->kv_heads * a->value_width;
     if (in[0].rank != 2 || in[0].shape[1] != row) return "qkv does not have the width of its heads";
     work->tokens = in[0].shape[0];
-    if (in[1].rank != 2 || in[2].rank != 2) return "kv_pool and pages must have two dimensions";
-    if (!has_shape(&in[3], work->tokens) || !has_shape(&in[4], work->tokens))
+    if (in[1].rank != 2 || in[3].rank != 2) return "kv_pool and pages must have two dimensions";
+    if (!has_shape(&in[2], 1)) return "kv_bits must be [1]";
+    work->bits = *(const int32_t *)in[2].data;
+    if (work->bits != 16 && work->bits != 8) return "kv_bits must be 16 or 8";
+    if (!has_shape(&in[4], work->tokens) || !has_shape(&in[5], work->tokens))
         return "row_of and position must be [tokens]";
-    const int64_t part = a->kv_heads * head_halves(a->key_width, a->value_width);
-    if (a->offset + part > in[1].shape[1]) return "the layer is outside of the page";
+    const int64_t part = a->kv_heads * head_bytes(a->key_width, a->value_width, work->bits);
+    const int64_t offset = work->bits == 16 ? a->offset : a->offset_byte;
+    if ((offset + part) * SLAB > in[1].shape[1]) return "the layer is outside of the page";
     work->qkv = in[0].data;
     work->pool = in[1].data;
-    work->pool_pages = in[1].shape[0];
-    work->pages = in[2].data;
-    work->sequences = in[2].shape[0];
-    work->places = in[2].shape[1];
-    work->row_of = in[3].data;
-    work->position = in[4].data;
-    work->cosine = in[5].data;
-    work->sine = in[6].data;
-    work->q_norm = in[7].data;
-    work->k_norm = in[8].data;
+    work->slabs = in[1].shape[0];
+    work->slab_bytes = in[1].shape[1];
+    work->pages = in[3].data;
+    work->sequences = in[3].shape[0];
+    work->places = in[3].shape[1];
+    work->row_of = in[4].data;
+    work->position = in[5].data;
+    work->cosine = in[6].data;
+    work->sine = in[7].data;
+    work->q_norm = in[8].data;
+    work->k_norm = in[9].data;
     if ((work->cosine == NULL) != (work->sine == NULL)) return "cosine and sine go together";
     if (work->cosine) {
-        if (in[5].rank != 2 || !has_shape_of(&in[6], in[5].shape, 2))
+        if (in[6].rank != 2 || !has_shape_of(&in[7], in[6].shape, 2))
             return "cosine and sine must be [positions, pairs]";
-        work->positions = in[5].shape[0];
-        work->pairs = in[5].shape[1];
+        work->positions = in[6].shape[0];
+        work->pairs = in[6].shape[1];
         if (a->rotary_start + 2 * work->pairs > a->key_width) return "rotary features beyond the head";
     }
-    if (work->q_norm && !has_shape(&in[7], a->key_width)) return "q_norm must be [key_width]";
-    if (work->k_norm && !has_shape(&in[8], a->key_width)) return "k_norm must be [key_width]";
+    if (work->q_norm && !has_shape(&in[8], a->key_width)) return "q_norm must be [key_width]";
+    if (work->k_norm && !has_shape(&in[9], a->key_width)) return "k_norm must be [key_width]";
     return check_rows(work);
 }
 
@@ -341,9 +344,10 @@ static const char *compute(const void *attributes, Context *context, const Tenso
 
 const Operator operator_attention = {
     .name = "Attention",
-    .input_count = 9,
+    .input_count = 10,
     .inputs = {{"qkv", FLOAT32, false},
-               {"kv_pool", FLOAT16, false},
+               {"kv_pool", UINT8, false},
+               {"kv_bits", INT32, false},
                {"pages", INT32, false},
                {"row_of", INT32, false},
                {"position", INT32, false},

@@ -129,6 +129,14 @@ INLINE V16 v_exp(V16 x) {
     return v_mul(p, v_power(n));
 }
 
+/* Up to sixteen of `count` floats, filled up with zeros. */
+INLINE V16 load_some(const float *x, int64_t count) {
+    if (count >= 16) return v_load(x);
+    float part[16] = {0};
+    memcpy(part, x, (size_t)count * sizeof *x);
+    return v_load(part);
+}
+
 INLINE float v_sum(V16 a) { /* in a fixed order: pairs 8, 4, 2, 1 apart */
     float x[16];
     v_store(x, a);
