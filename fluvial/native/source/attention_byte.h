@@ -88,6 +88,7 @@ INLINE void round_query(const float *q, int64_t width, int i, Questions *out) {
 
 /* Bytes ahead of what is read. */
 enum { FAR = 1088 };
+
 /* scores[i][...] of one page; n is known where this is expanded. */
 INLINE void score_bytes(const Memory *m, const Questions *questions, int64_t page,
                         float (*scores)[SPAN], const int n) {
@@ -112,7 +113,7 @@ INLINE void score_bytes(const Memory *m, const Questions *questions, int64_t pag
         v_store(scores[i] + page * PAGE % SPAN, v_mul(sum[i], v_set(questions->scale[i])));
 }
 
-/* Weights of a span in 16 bits, the scales of the values in them. */
+/* Weights of a span, times the scales of their values, in 16 bits. */
 typedef struct {
     int8_t parts[QUERIES][2 * SPAN];
     int32_t sum[QUERIES];
