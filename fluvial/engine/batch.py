@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,15 @@ class Batch:
             if row.lane == lane:
                 row.may_keep = False
         self._prefixes.forget(lane)
+
+    def forget_adapters(self, keys: Collection[str], *, owner: str) -> None:
+        """Drop the adapters with these keys, and what they computed for `owner`."""
+        for row in self.rows:
+            if row.request.owner == owner and any(name in keys for _, name in row.versions):
+                row.may_keep = False
+        for key in keys:
+            self._prefixes.forget_adapter(key, owner=owner)
+            self._decoder.forget_adapter(key)
 
     def idle_s(self) -> float | None:
         """Return after how many seconds a step is due even if nothing comes; None: never."""

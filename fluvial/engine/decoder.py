@@ -211,6 +211,10 @@ class Decoder:
             self._states.drop(cache.state)
         cache.pages, cache.tokens, cache.state, cache.snapshots = [], [], None, {}
 
+    def forget_adapter(self, key: str) -> None:
+        """Overwrite the tensors of the adapter with this key, where they lie ready."""
+        self._adapters.forget(key)
+
     def export(self, cache: Cache) -> dict[str, NDArray[Any]]:
         """Return copies of what the cache holds, to be kept in a file."""
         kept: dict[str, NDArray[Any]] = {

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
@@ -200,6 +200,13 @@ class Engine:
         an `adapter` source.
         """
         self._order(lambda: self._batch.forget(lane))
+
+    def forget_adapters(self, keys: Collection[str], *, owner: str) -> None:
+        """Drop the adapters with these keys, and what was computed for `owner` by them.
+
+        On disk too, as when their versions are deleted. Otherwise as in `forget`.
+        """
+        self._order(lambda: self._batch.forget_adapters(keys, owner=owner))
 
     def check(self) -> None:
         """Hold the engine's books against each other; for tests. Raises AssertionError."""

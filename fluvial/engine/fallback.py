@@ -288,6 +288,12 @@ class FallbackDecoder:
         self._adapters[adapter.key] = None
         self._adapters.move_to_end(adapter.key)
 
+    def forget_adapter(self, key: str) -> None:
+        """Have the process let go of the adapter with this key."""
+        if key in self._adapters:
+            del self._adapters[key]
+            self._ask({"do": "forget", "key": key})
+
     def _forget_adapters(self) -> None:
         while len(self._adapters) > KEPT_ADAPTERS:
             key, _ = self._adapters.popitem(last=False)

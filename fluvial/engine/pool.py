@@ -110,6 +110,7 @@ class AdapterPool:
         self._rank = 0
         self.data: Floats = np.zeros((0, 0), np.float32)
         self._slot_of: OrderedDict[str, int] = OrderedDict()
+        self._free: list[int] = []
         self._allocate(1)
 
     def place(self, adapters: list[Adapter | None]) -> list[int]:
@@ -127,14 +128,22 @@ class AdapterPool:
                 self._load(adapter)
         return [-1 if each is None else self._slot_of[each.key] for each in adapters]
 
+    def forget(self, key: str) -> None:
+        """Overwrite the adapter with this key, if it is here; its slot is the next to be used."""
+        if key in self._slot_of:
+            slot = self._slot_of.pop(key)
+            self.data[slot] = 0
+            self._free.append(slot)
+
     def _allocate(self, rank: int) -> None:
         self._rank = rank
         self._slot_of.clear()
+        self._free = list(range(self._slots - 1, -1, -1))
         self.data = np.zeros((self._slots, self._layout.adapter_floats(rank)), np.float32)
 
     def _load(self, adapter: Adapter) -> None:
-        if len(self._slot_of) < self._slots:
-            slot = len(self._slot_of)
+        if self._free:
+            slot = self._free.pop()
         else:
             _, slot = self._slot_of.popitem(last=False)
         self._write(self.data[slot], adapter)

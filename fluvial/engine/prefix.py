@@ -137,6 +137,13 @@ class PrefixStore:
         if self._spill is not None:
             self._spill.forget(name)
 
+    def forget_adapter(self, key: str, *, owner: str) -> None:
+        """Throw out the caches that the adapter with this key computed for `owner`, everywhere."""
+        for entry in list(self._groups.get((owner, key), {}).values()):
+            self._remove(entry)
+        if self._spill is not None:
+            self._spill.forget_adapter(key, owner=owner)
+
     def close(self) -> None:
         """Send to disk what can be written in `CLOSING_S`, the last used first; release all."""
         end_s = time.monotonic() + CLOSING_S

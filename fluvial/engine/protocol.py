@@ -91,6 +91,10 @@ class Decoder(Protocol):
         """Give everything back; the cache must not be used again."""
         ...
 
+    def forget_adapter(self, key: str) -> None:
+        """Let go of the tensors of the adapter with this key; a later step may bring it again."""
+        ...
+
     def export(self, cache: Any) -> Mapping[str, NDArray[Any]]:
         """Return copies of all that a cache holds, to be given to `restore` later."""
         ...

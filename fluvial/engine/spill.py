@@ -175,10 +175,12 @@ class Spill:
 
     def forget(self, lane: str) -> None:
         """Delete every prefix of `lane`, a digest; once this returns, none is on disk."""
-        with self._changed:
-            for kept in [each for each in self._kept.values() if each.lane == lane]:
-                self._drop(kept)
-            self._changed.wait_for(lambda: not self._writing)
+        self._forget(lambda kept: kept.lane == lane)
+
+    def forget_adapter(self, key: str, *, owner: str) -> None:
+        """Delete every prefix of `owner` that the adapter with this key computed, likewise."""
+        salt = self._salt(owner, key)
+        self._forget(lambda kept: kept.salt == salt)
 
     def flush(self) -> None:
         """Wait until everything is written."""
@@ -231,6 +233,12 @@ class Spill:
             "chain": kept.chain,
         }
         return write_file(self._path(kept), kept.tensors, header=header)
+
+    def _forget(self, chosen: Callable[[Kept], bool]) -> None:
+        with self._changed:
+            for kept in [each for each in self._kept.values() if chosen(each)]:
+                self._drop(kept)
+            self._changed.wait_for(lambda: not self._writing)
 
     def _take_over(self) -> None:
         """List what is there, oldest first; delete what isn't ours to use."""

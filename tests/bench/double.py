@@ -74,6 +74,9 @@ class SuccessorDecoder:
     def release(self, cache: ListCache) -> None:
         self.open.remove(cache)
 
+    def forget_adapter(self, key: str) -> None:
+        raise NotImplementedError
+
     def export(self, cache: ListCache) -> dict[str, NDArray[Any]]:
         raise NotImplementedError
 

@@ -83,6 +83,7 @@ class FakeDecoder:
         self.steps: list[list[Step]] = []
         self.caches: list[FakeCache] = []
         self.threads: set[int] = set()
+        self.forgotten_adapters: list[str] = []
         self._copies_late = copies_late
         self._free = list(range(self.total_pages))
         self._counts = [0] * self.total_pages
@@ -177,6 +178,9 @@ class FakeDecoder:
         assert self.restorable(cache, length) == length
         self._rewind(cache, cache, length)
         del cache.tokens[length:], cache.keys[length:]
+
+    def forget_adapter(self, key: str) -> None:
+        self.forgotten_adapters.append(key)
 
     def release(self, cache: FakeCache) -> None:
         assert not cache.released

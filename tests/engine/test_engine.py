@@ -436,6 +436,40 @@ def test_forgotten_lane_leaves_no_cache():
     assert [usage.cached_tokens for usage in cached if usage] == [0, 3]
 
 
+def test_forgotten_adapter_leaves_no_cache_of_its_owner_and_no_other_goes():
+    decoder = ScriptDecoder()
+
+    def count_cached(key: str | None, owner: str) -> int:
+        found = None if key is None else adapter(key)
+        usage = read(ask(engine, "abc", lane="s", owner=owner, adapter=lambda: found))[1].usage
+        assert usage is not None
+        return usage.cached_tokens
+
+    with start(decoder) as engine:
+        kinds = [(key, owner) for key in (None, "s/1", "s/2") for owner in ("me", "you")]
+        assert [count_cached(*kind) for kind in kinds] == [0] * 6
+        engine.forget_adapters(["s/1", "never"], owner="me")
+        assert [count_cached(*kind) for kind in kinds] == [3, 3, 0, 3, 3, 3]
+    assert decoder.forgotten_adapters == ["s/1", "never"]
+
+
+def test_adapter_that_is_forgotten_during_an_answer_leaves_nothing_when_it_ends():
+    gate = Gate(at=1)
+    with start(ScriptDecoder(gate=gate)) as engine:
+        generation = ask(engine, "abc", owner="me", adapter=lambda: adapter("s/1"))
+        assert gate.reached.wait(TIMEOUT_S)
+        forget = threading.Thread(target=lambda: engine.forget_adapters(["s/1"], owner="me"))
+        forget.start()
+        while not engine._orders:
+            time.sleep(0.001)
+        gate.open()
+        forget.join()
+        read(generation)
+        usage = read(ask(engine, "abc", owner="me", adapter=lambda: adapter("s/1")))[1].usage
+    assert usage is not None
+    assert usage.cached_tokens == 0
+
+
 def test_hundred_quick_requests_leave_nothing_behind():
     with start(ScriptDecoder()) as engine:
         read(ask(engine, "warm"))

@@ -1,12 +1,14 @@
 """Pages: what one holds goes with it, wherever it lies; and the memory they lie in."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fluvial.engine.huge import allocate_huge, has_huge_pages
-from fluvial.engine.pool import PagePool
+from fluvial.engine.pool import AdapterPool, PagePool
+from fluvial.model.adapter import Adapter
 from fluvial.model.layout import SLAB_PAGES, Layout
 
 LAYOUT = Layout(
@@ -83,3 +85,23 @@ def _holds(area: str, address: int) -> bool:
     heads = [line for line in area.splitlines() if "-" in line.split(" ")[0]]
     low, high = (int(part, 16) for part in heads[0].split(" ")[0].split("-")) if heads else (0, 0)
     return low <= address < high
+
+
+def test_a_forgotten_adapter_is_overwritten_and_its_slot_is_used_again() -> None:
+    layout = replace(LAYOUT, gains=3, gain_of={"layers.0.gain": 0})
+
+    def make(value: float) -> Adapter:
+        tensors = {
+            "layers.0.gain": np.full(3, value, np.float32),
+            "layers.0.o.a": np.zeros((1, 1), np.float32),
+        }
+        return Adapter(f"s/{value:.0f}", tensors)
+
+    one, two, three = make(1), make(2), make(3)
+    pool = AdapterPool(layout, slots=2)
+    assert pool.place([one, two, None]) == [0, 1, -1]
+    pool.forget("s/2")
+    pool.forget("s/never")
+    assert pool.data.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert pool.place([three, one]) == [1, 0]
+    assert pool.data.tolist() == [[1, 1, 1], [3, 3, 3]]

@@ -117,6 +117,22 @@ def test_forgotten_lane_leaves_nothing_on_disk(open_spill: Open, tmp_path: Path)
     assert len(files(tmp_path)) == 1
 
 
+def test_forgotten_adapter_leaves_nothing_on_disk(open_spill: Open, tmp_path: Path):
+    spill = open_spill()
+    put(spill, key="s/1")
+    spill.flush()
+    for n, (key, owner) in enumerate([("s/1", "me"), ("s/2", "me"), ("s/1", "you"), (None, "me")]):
+        put(spill, TOKENS + n, key=key, owner=owner)
+    spill.forget_adapter("s/1", owner="me")
+    spill.flush()
+    assert len(files(tmp_path)) == 3
+    assert look(spill, key="s/1") == 0
+    spill.close()
+    later = open_spill()
+    assert look(later, key="s/1") == 0
+    assert look(later, TOKENS + 1, key="s/2") == look(later, TOKENS + 3, key=None) == 96
+
+
 def test_forgotten_while_it_is_written(open_spill: Open, tmp_path: Path):
     spill = open_spill()
     for n in range(50):
