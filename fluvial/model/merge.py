@@ -75,8 +75,8 @@ def compress(tensors: Tensors, rank: int) -> Compressed:
     Nearest group by group, in the Frobenius norm of B A. Groups of no higher rank stay bit for bit
     what they are, and so do gains. Where a group is compressed, A's columns become orthonormal and
     B carries the sizes, so that no direction is dead for a learner that goes on. Time and memory go
-    with (inputs + outputs) * rank: the matrix B A is never formed. Raises InputError for a rank
-    below 1, ModelError when a tensor is not finite.
+    with (inputs + outputs) * rank: B A is never formed where it is larger than A and B together.
+    Raises InputError for a rank below 1, ModelError when a tensor is not finite.
     """
     if rank < 1:
         raise InputError(f"an adapter's rank must be 1 or more, not {rank}")
@@ -96,21 +96,19 @@ def measure(terms: Mapping[str, Term]) -> Loss:
 
 
 def compress_term(a_IR: NDArray[np.float32], b_RO: NDArray[np.float32], *, rank: int) -> Term:
-    """Return the term of `rank` nearest to `a b`, by QR of both and SVD of the core.
+    """Return the term of `rank` nearest to `a b`.
 
     A term of no higher rank comes back as it is. Source: Eckart and Young 1936.
     """
     if a_IR.shape[1] <= rank:
         return Term(a=a_IR, b=b_RO, whole=_find_energy(a_IR, b_RO))
-    left_IK, core_left = np.linalg.qr(a_IR.astype(np.float64))
-    right_OK, core_right = np.linalg.qr(b_RO.T.astype(np.float64))
     try:
-        u, sizes, v = np.linalg.svd(core_left @ core_right.T, full_matrices=False)
+        left_IK, sizes, right_KO = _decompose(a_IR.astype(np.float64), b_RO.astype(np.float64))
     except np.linalg.LinAlgError:
         raise ModelError("a term's singular values can't be found; are its values sane?") from None
-    a = (left_IK @ u[:, :rank]).astype(np.float32)
+    a = left_IK[:, :rank].astype(np.float32)
     with np.errstate(over="ignore"):  # whoever takes the term checks that it is finite
-        b = ((sizes[:rank, None] * v[:rank]) @ right_OK.T).astype(np.float32)
+        b = (sizes[:rank, None] * right_KO[:rank]).astype(np.float32)
     energies = sizes**2
     missing = rank - a.shape[1]  # a rank beyond the width is filled up, for all groups have one
     return Term(
@@ -119,6 +117,18 @@ def compress_term(a_IR: NDArray[np.float32], b_RO: NDArray[np.float32], *, rank:
         whole=float(energies.sum()),
         lost=float(energies[rank:].sum()),
     )
+
+
+def _decompose(
+    a_IR: NDArray[np.float64], b_RO: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the SVD of `a b`: [i, k], [k] in falling order, [k, o]."""
+    if a_IR.shape[1] >= min(len(a_IR), b_RO.shape[1]):  # then the product is the smaller one
+        return np.linalg.svd(a_IR @ b_RO, full_matrices=False)
+    left_IR, core_left = np.linalg.qr(a_IR)
+    right_OR, core_right = np.linalg.qr(b_RO.T)
+    u, sizes, v = np.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    return left_IR @ u, sizes, v @ right_OR.T
 
 
 def _compress_groups(tensors: Tensors, rank: int) -> Iterator[tuple[str, Term]]:
