@@ -229,6 +229,24 @@ def profile(
         click.echo(render(result))
 
 
+@bench.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--only", "names", multiple=True, help="Prepare this stream, can be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+def streams(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """Prepare the texts that adaptation is measured on, from public packages, in FOLDER."""
+    from fluvial.bench.stream import prepare
+    from fluvial.cli.progress import TransferBar
+
+    with TransferBar() as bar:
+        prepared = prepare(folder, names=names, progress=bar)
+    rows = [each.to_json() for each in prepared]
+    if as_json:
+        _print_line({"streams": rows})
+    else:
+        _print_streams(rows)
+
+
 def _ensure(name: str, settings: "Settings") -> Path:
     """Return the file of a model, pulled first when it is not installed."""
     from fluvial.cli.progress import TransferBar
@@ -309,3 +327,20 @@ def _print_gains(result: dict[str, Any]) -> None:
         f"{result['model']}: median gain {result['median_gain_pct']:.2f}%, "
         f"median time {result['median_overhead']:.2f}x"
     )
+
+
+def _print_streams(rows: list[dict[str, Any]]) -> None:
+    from fluvial.cli.terminal import print_table
+
+    headings = ["file", "kind", "bytes", "tokens", "sha256"]
+    cells = [
+        [
+            row["path"],
+            row["kind"] + (" (held out)" if row["held_out"] else ""),
+            f"{row['bytes']:,}",
+            f"{row['tokens']:,}",
+            row["sha256"][:12],
+        ]
+        for row in rows
+    ]
+    print_table(headings, cells, right=(2, 3))
