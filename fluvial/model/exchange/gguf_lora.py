@@ -17,7 +17,7 @@ from gguf import GGUFWriter
 from fluvial.errors import ModelError, UnsupportedError
 from fluvial.model import gguf
 from fluvial.model.adapter import Tensors
-from fluvial.model.architecture.declaration import Declaration
+from fluvial.model.architecture.declaration import Declaration, LatentAttention
 from fluvial.model.exchange.file import bound_bytes, check_absent, check_incoming, write_whole
 from fluvial.model.exchange.gain import Fold, Outgoing, prepare
 from fluvial.model.exchange.linear import list_linears
@@ -35,10 +35,13 @@ def export_gguf(
     """Write an adapter as a GGUF LoRA of the model's family; return what was lost.
 
     Values are written in float32 with a scale of 1, so the LoRA is exactly the adapter, unless
-    there are gains: those are only exported with `fold`, at a loss. Raises as `export_peft` does.
+    there are gains: those are only exported with `fold`, at a loss. Raises UnsupportedError for
+    gains without `fold` and for terms that llama.cpp would not apply, and otherwise as
+    `export_peft` does.
     """
     check_absent(path)
     outgoing = prepare(tensors, declaration=declaration, fold=fold)
+    _refuse_ignored(outgoing, declaration)
     write_whole(path, lambda partial: _write(partial, outgoing, declaration))
     return outgoing.loss
 
@@ -60,6 +63,23 @@ def import_gguf(path: Path, *, declaration: Declaration, rank_limit: int) -> Imp
         for linear, a, b in find_pairs(file.tensors, linears=named, ends=(A, B))
     }
     return fuse(pairs, linears=linears, declaration=declaration, rank_limit=rank_limit)
+
+
+def _refuse_ignored(outgoing: Outgoing, declaration: Declaration) -> None:
+    """Raise UnsupportedError for terms on linears that llama.cpp computes without their LoRA.
+
+    Source: its src/models/deepseek2.cpp, which multiplies all of latent attention but the output by
+    the base weights alone; tried on tiny models.
+    """
+    for index, layer in enumerate(declaration.layers):
+        if not isinstance(layer.mixer, LatentAttention):
+            continue
+        for group in layer.mixer.groups[:-1]:
+            if outgoing.terms[f"layers.{index}.{group.name}"].b.any():
+                raise UnsupportedError(
+                    f"llama.cpp would leave out what the adapter changes at layers.{index}."
+                    f"{group.name}: it applies no LoRA to the inputs of latent attention"
+                )
 
 
 def _write(path: Path, outgoing: Outgoing, declaration: Declaration) -> None:

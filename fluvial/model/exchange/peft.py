@@ -30,6 +30,7 @@ from fluvial.model.merge import Loss
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 BEFORE = "base_model.model."
+EXPERT_ENDS = (".gate_proj", ".up_proj", ".down_proj")
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -45,12 +46,14 @@ def export_peft(
 
     Values are written in float32 with a scale of 1, so the LoRA is exactly the adapter, unless
     there are gains: those are only exported with `fold`, at a loss. Makes `folder` if there is
-    none. Raises UnsupportedError for gains without `fold`, ModelError when the tensors do not fit
-    the model, ConflictError when the files exist, StorageError when the disk refuses.
+    none. Raises UnsupportedError for gains without `fold` and for a mixture whose MLPs PEFT can't
+    name, ModelError when the tensors do not fit the model, ConflictError when the files exist,
+    StorageError when the disk refuses.
     """
+    linears = list_linears(declaration, in_gguf=False)
+    _refuse_names_of_experts(linears, declaration)
     check_absent(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     outgoing = prepare(tensors, declaration=declaration, fold=fold)
-    linears = list_linears(declaration, in_gguf=False)
     pairs = list(split(outgoing.terms, linears))
     arrays: dict[str, Array] = {}
     for linear, pair in pairs:
@@ -111,6 +114,23 @@ def _open_weights(folder: Path, *, limit_bytes: int) -> Mapping[str, safetensor.
     return safetensor.read(folder)
 
 
+def _refuse_names_of_experts(linears: Iterable[Linear], declaration: Declaration) -> None:
+    """Raise UnsupportedError for models in which PEFT would put MLP terms on routed experts.
+
+    Since `transformers` 5 stacks experts, PEFT takes these names in a mixture to mean them, even
+    under the path of a plain or a shared MLP (its utils/transformers_weight_conversion.py).
+    """
+    if _has_experts(declaration) and any(each.name.endswith(EXPERT_ENDS) for each in linears):
+        raise UnsupportedError(
+            "PEFT can't tell this model's plain or shared MLPs from its routed experts: it would "
+            "load the adapter wrongly; export it as GGUF"
+        )
+
+
+def _has_experts(declaration: Declaration) -> bool:
+    return any(isinstance(layer.mlp, Experts) for layer in declaration.layers)
+
+
 def _describe(rank: int, pairs: Iterable[tuple[Linear, Pair]]) -> dict[str, object]:
     """Return the config of plain LoRA whose scale is 1 everywhere."""
     ranks = {linear.name: pair.rank for linear, pair in pairs if pair.rank != rank}
@@ -135,6 +155,7 @@ def _describe(rank: int, pairs: Iterable[tuple[Linear, Pair]]) -> dict[str, obje
 def _name_targets(linears: Iterable[Linear], declaration: Declaration) -> list[str]:
     """Return the ends of names that say which modules are meant, and no others of the model."""
     # Experts have linears of the same names as the plain and the shared MLP.
-    mixed = any(isinstance(layer.mlp, Experts) for layer in declaration.layers)
     names = {each.name.split(".layers.", 1)[-1].split(".", 1)[-1] for each in linears}
-    return sorted(names if mixed else {name.rsplit(".", 1)[-1] for name in names})
+    return sorted(
+        names if _has_experts(declaration) else {name.rsplit(".", 1)[-1] for name in names}
+    )
