@@ -94,7 +94,10 @@ class Settings(BaseSettings):
     cache_idle_s: float = Field(
         600.0, gt=0, description="Seconds after which the cache of a conversation goes to disk."
     )
-    learning: bool = Field(True, description="Whether new sessions learn from what they read.")
+    learning: bool = Field(
+        True,
+        description="Whether sessions may learn from what they read; off wins over every session.",
+    )
     rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")
     weight_rate: float = Field(
@@ -107,6 +110,27 @@ class Settings(BaseSettings):
         256, ge=0, le=8192, description="Tokens of context before each chunk."
     )
     version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
+    drift_budget: float = Field(
+        0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most divergence of a version from the base on a fixed probe, nats a token.",
+    )
+    session_versions_bytes: int = Field(
+        512 * 2**20, ge=2**20, description="Disk for the versions of one session."
+    )
+    owner_versions_bytes: int = Field(
+        4 * 2**30, ge=2**20, description="Disk for the versions of all sessions of one owner."
+    )
+    version_expiry_days: float = Field(
+        0.0, ge=0, le=36_500, description="Days that a version is kept unless pinned; 0 for ever."
+    )
+    max_adapter_bytes: int = Field(
+        256 * 2**20, ge=2**20, description="Largest adapter file that is taken in."
+    )
+    compare_tokens: int = Field(
+        8192, ge=16, description="Longest text that two versions are compared on."
+    )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest JSON request.")
     max_document_bytes: int = Field(32 * 2**20, ge=1024, description="Largest document.")
 

@@ -12,6 +12,7 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "lark"]
 ReadingKind = Literal["document", "message"]
 ReadingStatus = Literal["queued", "reading", "done", "cancelled", "failed"]
 Learning = Literal["on", "frozen"]
+VersionOrigin = Literal["read", "merge", "import", "adopt", "branch"]
 
 BASE_VERSION = 0
 """The version number that means: exactly the base checkpoint, nothing learned."""
@@ -226,8 +227,18 @@ class ChunkScore:
 class Version:
     """One immutable state of a session's adapter. Numbers start at 1 and are never used again.
 
-    `parent` is the version it was learned from (0: the base). `drift` is the root mean square of
-    the change in the model's weights relative to the base weights' own, over all adapted layers.
+    `id` names the content: the same base, rule and adapter have the same id everywhere; see
+    `fluvial.adapt.naming`. `number` is its handle in the session, `parent` the number of the one
+    that was in force before it (0: the base), which an undo goes back to. `parents` are the ids
+    that its content was made from: none means the base, two or more a merge. A branch and an
+    adopted version are copies, with the id and the parents of what they were copied from.
+
+    `text_sha256` digests the text learned since the parent ("" if none). Both `_bpb` are bits per
+    byte of that text before it was learned from: under the adapter as it was, and under the frozen
+    base. `drift` is the divergence from the base on a fixed probe, nats a token; None where it was
+    not measured. `scale` is less than 1 where a version was scaled back to stay in its drift
+    budget; `note` says why, or what else is not as usual. `rule` is JSON. What is `pinned` is kept
+    by quota and expiry.
     """
 
     session: str
@@ -236,10 +247,55 @@ class Version:
     reading: str | None
     tokens_learned: int
     updates: int
-    drift: float
+    drift: float | None
     bytes: int
     sha256: str
     created_at: float
+    id: str = ""
+    parents: tuple[str, ...] = ()
+    origin: VersionOrigin = "read"
+    text_sha256: str = ""
+    skipped: int = 0
+    score_before_bpb: float | None = None
+    frozen_bpb: float | None = None
+    scale: float = 1.0
+    note: str = ""
+    rule: str = ""
+    pinned: bool = False
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """A copy of a version that its owner has published to everyone on this server, under a name.
+
+    Its `version` tells nothing of the session it comes from: neither that, nor what was read there.
+    """
+
+    id: str
+    name: str
+    owner: str
+    model: str
+    checkpoint: str
+    version: Version
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """What a version takes on the disk, and what speaks for keeping it.
+
+    `is_parent`: an undo of the version in force would go back to it.
+    """
+
+    session: str
+    owner: str
+    number: int
+    bytes: int
+    created_at: float
+    pinned: bool
+    in_force: bool
+    is_parent: bool
 
 
 @dataclass(frozen=True, kw_only=True)

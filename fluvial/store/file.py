@@ -4,6 +4,8 @@ So a crash leaves at most a file without a row, which `sweep` removes when the s
 
     data_dir/sessions/<session>/readings/<reading>.txt          the text, UTF-8
     data_dir/sessions/<session>/versions/<number>.safetensors   the adapter's tensors
+
+Published copies lie beside them: see `publication.py`.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
-"""A column of passage notes: JSON text in the database, records in Python."""
+"""Columns of records: JSON text in the database, records in Python."""
 
 import json
 from dataclasses import asdict
-from typing import final
+from typing import Any, final
 
 from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
-from fluvial.types import PassageNote
+from fluvial.types import PassageNote, Version
 
 
 @final
@@ -26,3 +26,35 @@ class PassageNotes(TypeDecorator[tuple[PassageNote, ...]]):
         self, value: str | None, dialect: Dialect
     ) -> tuple[PassageNote, ...] | None:
         return None if value is None else tuple(PassageNote(**note) for note in json.loads(value))
+
+
+@final
+class Names(TypeDecorator[tuple[str, ...]]):
+    """Keeps a tuple of texts as a JSON list."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
+        return None if value is None else tuple(json.loads(value))
+
+
+@final
+class VersionNote(TypeDecorator[Version]):
+    """Keeps a version as a JSON object; fields that are missing have their defaults."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Version | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(asdict(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Version | None:
+        if value is None:
+            return None
+        fields: dict[str, Any] = json.loads(value)
+        fields["parents"] = tuple(fields["parents"])
+        return Version(**fields)

@@ -1,15 +1,20 @@
 """The store: one object for all that Fluvial keeps in a data folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+from fluvial.errors import ConflictError
+from fluvial.store.branch import create_branch
 from fluvial.store.clock import Clock
 from fluvial.store.database import Database
 from fluvial.store.file import SessionFolder
+from fluvial.store.holding import HoldingTable
 from fluvial.store.lock import FolderLock
 from fluvial.store.message import MessageTable, Unset
 from fluvial.store.opening import open_parts
+from fluvial.store.publication import PublicationTable
 from fluvial.store.reading import ReadingTable
 from fluvial.store.score import ScoreTable
 from fluvial.store.session import SessionTable
@@ -34,6 +39,9 @@ from fluvial.types import (
 class Store:
     """Sessions, messages, readings, scores and versions, in `data_dir`. Thread-safe.
 
+    What goes over sessions has objects of its own: `publications`, which are everyone's, and
+    `holdings`, what versions take.
+
     A `Session` record proves that its owner was checked: `session` and `sessions` are the only ways
     to one, and everything else is reached through one. What a method has returned from survives a
     `kill -9` and a power cut. Any method may raise StorageError (the disk refused; nothing changed)
@@ -42,11 +50,23 @@ class Store:
     """
 
     def __init__(
-        self, database: Database, *, clock: Clock, root: Path, lock: FolderLock | None
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        root: Path,
+        lock: FolderLock | None,
+        learning: bool = True,
     ) -> None:
         self._database = database
+        self._clock = clock
         self._root = root
         self._lock = lock
+        self._learning = learning
+        self.holdings = HoldingTable(database)
+        self.publications = PublicationTable(
+            database, clock=clock, folder=root.parent / "published"
+        )
         self._sessions = SessionTable(database, clock=clock)
         self._messages = MessageTable(database, clock=clock)
         self._readings = ReadingTable(database, clock=clock, root=root)
@@ -54,19 +74,24 @@ class Store:
         self._versions = VersionTable(database, clock=clock, root=root)
 
     @staticmethod
-    def open(data_dir: Path, *, exclusive: bool = True) -> "Store":
+    def open(data_dir: Path, *, exclusive: bool = True, learning: bool = True) -> "Store":
         """Open the store in `data_dir`, made when missing (mode 0700); upgrade its tables.
 
         With `exclusive` (a server) it locks the folder and repairs what a dead process left:
         answers without an end are `cancelled`, readings under way are queued again, files without
         a row are removed. Without it, it may be open beside a server and repairs nothing.
+        Without `learning` every session shows as frozen, whatever was chosen for it, and can't be
+        unfrozen; with it the choice shows again.
 
         Raises ConflictError (`data_dir_in_use`, naming the process), or StorageError with the
         code `database_newer`, `database_damaged`, `database_missing`, `storage_full` or
         `storage_failed`.
         """
         database, clock, root, lock = open_parts(data_dir, exclusive=exclusive)
-        return Store(database, clock=clock, root=root, lock=lock)
+        store = Store(database, clock=clock, root=root, lock=lock, learning=learning)
+        if exclusive:
+            store.publications.sweep()
+        return store
 
     def close(self) -> None:
         """Finish the write under way, close the database, let the folder go. Twice is harmless."""
@@ -80,13 +105,14 @@ class Store:
         self, *, owner: str, title: str, model: str, checkpoint: str, learning: Learning
     ) -> Session:
         """Begin a session on the base version. Raises InputError for text that is not Unicode."""
-        return self._sessions.create(
+        session = self._sessions.create(
             owner=owner, title=title, model=model, checkpoint=checkpoint, learning=learning
         )
+        return self._show(session)
 
     def session(self, id: str, *, owner: str) -> Session:
         """Return the session. Raises NotFoundError when there is none or it is another owner's."""
-        return self._sessions.find(id, owner=owner)
+        return self._show(self._sessions.find(id, owner=owner))
 
     def sessions(
         self, *, owner: str, limit: int = 100, before: float | None = None
@@ -95,7 +121,8 @@ class Store:
 
         No two sessions have the same `updated_at`, so pages neither repeat nor skip one.
         """
-        return self._sessions.list_all(owner=owner, limit=limit, before=before)
+        found = self._sessions.list_all(owner=owner, limit=limit, before=before)
+        return [self._show(session) for session in found]
 
     def update_session(
         self,
@@ -105,8 +132,42 @@ class Store:
         learning: Learning | None = None,
         version: int | None = None,
     ) -> Session:
-        """Change what is not None. Raises NotFoundError when there is no such version."""
-        return self._sessions.update(session, title=title, learning=learning, version=version)
+        """Change what is not None.
+
+        Raises NotFoundError when there is no such version, and ConflictError `learning_off` for
+        learning where this store was opened without.
+        """
+        if learning == "on" and not self._learning:
+            raise ConflictError(
+                "this server doesn't learn; its setting learning is off", code="learning_off"
+            )
+        changed = self._sessions.update(session, title=title, learning=learning, version=version)
+        return self._show(changed)
+
+    def create_branch(
+        self,
+        session: Session,
+        *,
+        title: str,
+        version: Version | None,
+        data: bytes,
+        messages: Sequence[StoredMessage],
+    ) -> Session:
+        """Begin a session of the same owner with a copy of `version`, whose file holds `data`.
+
+        None is the base. `messages` are copied to its beginning; the passages beside them are not.
+        """
+        branch = create_branch(
+            session,
+            database=self._database,
+            clock=self._clock,
+            root=self._root,
+            title=title,
+            version=version,
+            data=data,
+            messages=messages,
+        )
+        return self._show(branch)
 
     def delete_session(self, session: Session) -> None:
         """Delete all rows of the session, then its files. Works on a full disk."""
@@ -207,7 +268,8 @@ class Store:
 
     def unfinished_readings(self, *, model: str) -> list[tuple[Session, Reading]]:
         """List what is queued or under way for this model, oldest first, over all owners."""
-        return self._readings.list_unfinished(model=model)
+        found = self._readings.list_unfinished(model=model)
+        return [(self._show(session), reading) for session, reading in found]
 
     # Scores
 
@@ -242,7 +304,10 @@ class Store:
         Its file must be in place (`version_path`). Without a reading, `tokens_read` and `status`
         say nothing. Raises ConflictError when the number is taken, InputError for a number under 1.
         """
-        return self._versions.add(version, reading=reading, tokens_read=tokens_read, status=status)
+        session = self._versions.add(
+            version, reading=reading, tokens_read=tokens_read, status=status
+        )
+        return self._show(session)
 
     def versions(self, session: Session) -> list[Version]:
         """List the versions, oldest first; the base is not among them."""
@@ -252,14 +317,24 @@ class Store:
         """Return the version with this number. Raises NotFoundError, also for the base."""
         return self._versions.find(session, number)
 
-    def delete_version(self, session: Session, number: int) -> None:
-        """Delete one version, row and file. Raises ConflictError when it is in force."""
-        self._versions.delete(session, number)
+    def pin_version(self, session: Session, number: int, *, pinned: bool) -> Version:
+        """Keep a version from quota and expiry, or no longer. Raises NotFoundError."""
+        return self._versions.pin(session, number, pinned=pinned)
+
+    def delete_version(self, session: Session, number: int, *, spare_pinned: bool = False) -> None:
+        """Delete one version, row and file.
+
+        Raises ConflictError when it is in force, and with `spare_pinned` when it is pinned.
+        """
+        self._versions.delete(session, number, spare_pinned=spare_pinned)
 
     def forget(self, session: Session) -> Session:
         """Delete all versions and scores; the base is in force. Works on a full disk."""
-        return self._versions.forget(session)
+        return self._show(self._versions.forget(session))
 
     def version_path(self, session: Session, number: int) -> Path:
         """Return where the version's tensors belong: write them there, then `add_version`."""
         return self._versions.path(session, number)
+
+    def _show(self, session: Session) -> Session:
+        return session if self._learning else replace(session, learning="frozen")

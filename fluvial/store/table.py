@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-from fluvial.store.note import PassageNotes
+from fluvial.store.note import Names, PassageNotes, VersionNote
 
 UNFINISHED_MESSAGE = text("role = 'assistant' AND finish IS NULL")
 """Literal, since SQLite uses a partial index only where the query repeats its condition."""
@@ -117,11 +117,36 @@ version = Table(
     Column("reading", Text, ForeignKey("reading.id", ondelete="SET NULL")),
     Column("tokens_learned", Integer, nullable=False),
     Column("updates", Integer, nullable=False),
-    Column("drift", Float, nullable=False),
+    Column("drift", Float),
     Column("bytes", Integer, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("parents", Names, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("text_sha256", Text, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("score_before_bpb", Float),
+    Column("frozen_bpb", Float),
+    Column("scale", Float, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("expires_at", Float),
     Index("version_by_reading", "reading"),
+    Index("version_by_expiry", "expires_at"),
+)
+
+publication = Table(
+    "publication",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("owner", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+    Column("version", VersionNote, nullable=False),
+    Column("created_at", Float, nullable=False),
 )
 
 schema_info = Table(

@@ -10,7 +10,7 @@ from fluvial.errors import ConflictError, InputError, NotFoundError
 from fluvial.store import table
 from fluvial.store.clock import Clock
 from fluvial.store.database import Database
-from fluvial.store.file import SessionFolder, discard_file
+from fluvial.store.file import SessionFolder, check_text, discard_file
 from fluvial.store.reading import update_row
 from fluvial.store.session import missing, owned, require_version, touch
 from fluvial.types import BASE_VERSION, Reading, ReadingStatus, Session, Version
@@ -80,7 +80,18 @@ class VersionTable:
             raise _base_error()
         return table.make_record(row, Version)
 
-    def delete(self, session: Session, number: int) -> None:
+    def pin(self, session: Session, number: int, *, pinned: bool) -> Version:
+        c = table.version.c
+        change = update(table.version).where(c.session == session.id, c.number == number)
+        with self._database.write() as connection:
+            touch(connection, session.id, owner=session.owner, at=self._clock.now())
+            if number == BASE_VERSION:
+                raise _base_error()
+            require_version(connection, session.id, number)
+            row = connection.execute(change.values(pinned=pinned).returning(*_COLUMNS)).one()
+        return table.make_record(row, Version)
+
+    def delete(self, session: Session, number: int, *, spare_pinned: bool = False) -> None:
         c = table.version.c
         with self._database.write(frees=True) as connection:
             query = select(table.session.c.version).where(*owned(session))
@@ -96,9 +107,10 @@ class VersionTable:
             if number == BASE_VERSION:
                 raise _base_error()
             require_version(connection, session.id, number)
-            connection.execute(
-                delete(table.version).where(c.session == session.id, c.number == number)
-            )
+            this = delete(table.version).where(c.session == session.id, c.number == number)
+            this = this.where(c.pinned.is_(False)) if spare_pinned else this
+            if connection.execute(this).rowcount == 0:
+                raise ConflictError(f"version {number} is pinned", code="version_pinned")
         discard_file(self.path(session, number))
 
     def forget(self, session: Session) -> Session:
@@ -132,8 +144,11 @@ def _check(version: Version, *, reading: Reading | None) -> None:
         raise NotFoundError(f"no reading {reading.id!r} in session {version.session}")
     if version.number <= BASE_VERSION:
         raise InputError(f"versions start at 1, not {version.number}", param="version")
-    if not math.isfinite(version.drift):
-        raise InputError("the drift of a version must be finite", param="version")
+    for name in ("drift", "score_before_bpb", "frozen_bpb", "scale"):
+        value: float | None = getattr(version, name)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"the {name} of a version must be finite", param="version")
+    check_text(version.note, param="note")
 
 
 def _insert(connection: Connection, version: Version) -> None:
@@ -143,4 +158,9 @@ def _insert(connection: Connection, version: Version) -> None:
         raise ConflictError(
             f"session {version.session} already has a version {version.number}", param="version"
         )
+    insert_row(connection, version)
+
+
+def insert_row(connection: Connection, version: Version) -> None:
+    """Add a version's row; its number must be free."""
     connection.execute(insert(table.version).values(vars(version)))

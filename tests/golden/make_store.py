@@ -40,6 +40,11 @@ def describe(store: Store, *, owner: str) -> list[dict[str, object]]:
                 store.version_path(session, version.number).read_bytes().hex()
                 for version in store.versions(session)
             ],
+            "published": [
+                [publication.name, asdict(publication), store.publications.read(publication).hex()]
+                for publication in store.publications.list_all()
+                if publication.owner == owner
+            ],
         }
         for session in store.sessions(owner=owner)
     ]
@@ -92,9 +97,21 @@ def _learn(store: Store, session: Session, reading: Reading, *, start: int, pare
         bytes=9,
         sha256="5a",
         created_at=1795311927.75,
+        id=f"{number}d" * 32,
+        parents=("1d" * 32,) if parent else (),
+        text_sha256="7e" * 32,
+        skipped=2,
+        score_before_bpb=0.94,
+        frozen_bpb=1.01,
+        scale=0.5,
+        note="zurückgenommen 河",
+        rule='{"rank":8}',
+        pinned=parent == 0,
+        expires_at=1895311927.75,
     )
     done = "done" if start else "reading"
     store.add_version(version, reading=reading, tokens_read=start + 512, status=done)
+    store.publications.create(session, version, name=f"{session.owner}-{number}", data=b"copy")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,27 @@ from typing import Any
 
 import pytest
 
+from fluvial.adapt.naming import name_version
 from fluvial.store import Store
 from fluvial.store.migration import HEAD
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FOLDERS = sorted(GOLDEN.glob("store-*"))
 
-NEW_FIELDS: dict[str, dict[str, object]] = {"messages": {"passages": []}}
+NEW_FIELDS: dict[str, dict[str, object]] = {
+    "messages": {"passages": []},
+    "versions": {
+        "origin": "read",
+        "text_sha256": "",
+        "skipped": 0,
+        "score_before_bpb": None,
+        "frozen_bpb": None,
+        "scale": 1.0,
+        "rule": "",
+        "pinned": False,
+        "expires_at": None,
+    },
+}
 """What older folders tell of fields that came later."""
 
 spec = importlib.util.spec_from_file_location("make_store", GOLDEN / "make_store.py")
@@ -52,4 +66,20 @@ def _add_new_fields(session: dict[str, Any]) -> dict[str, Any]:
     changed = {
         kind: [{**new, **record} for record in session[kind]] for kind, new in NEW_FIELDS.items()
     }
-    return {**session, **changed}
+    versions = [_name_old(each, session=session) for each in changed["versions"]]
+    return {"published": [], **session, **changed, "versions": versions}
+
+
+def _name_old(version: dict[str, Any], *, session: dict[str, Any]) -> dict[str, Any]:
+    """Before versions had ids, all were read, by a rule that was not noted."""
+    if "id" in version:
+        return version
+    checkpoint = session["session"]["checkpoint"]
+    ids = {
+        each["number"]: name_version(checkpoint=checkpoint, rule="", sha256=each["sha256"])
+        for each in session["versions"]
+    }
+    parents = [ids[version["parent"]]] if version["parent"] else []
+    note = f"drift was measured as a change in weights then: {version['drift']:.2e}"
+    new = {"id": ids[version["number"]], "parents": parents, "note": note, "drift": None}
+    return {**version, **new}
