@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from peft import IA3Config
+from peft import IA3Config, PeftModel
 
 from fluvial.errors import ConflictError, InputError, ModelError, StorageError, UnsupportedError
 from fluvial.model.adapter import create_tensors, decode, encode, list_shapes
@@ -25,6 +25,7 @@ from tests.model.exchange.sample import (
     run_ours,
     run_peft,
 )
+from tests.reference import load_reference
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
@@ -257,3 +258,16 @@ def test_gains_are_refused_where_only_the_exact_will_do(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"layers\.0\.gain"):
         export_peft(tensors, declaration=checkpoint.declaration, base_name="x", folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_adapter_of_the_real_model_computes_the_same_in_peft(
+    small_model_path: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(small_model_path)
+    tensors = create_plain_adapter(checkpoint, rank=8)
+    export_peft(tensors, declaration=checkpoint.declaration, base_name="x", folder=tmp_path)
+    model = PeftModel.from_pretrained(load_reference(checkpoint), tmp_path)
+    ours = run_ours(checkpoint, tensors)
+    assert find_error(run_ours(checkpoint), ours) > 0.05
+    assert find_error(run_model(model), ours) < 1e-4
