@@ -186,7 +186,7 @@ def test_the_real_model_tells_a_text_the_same_in_llama_cpp(
 ) -> None:
     checkpoint = open_checkpoint(small_model_path)
     tensors = create_plain_adapter(checkpoint, rank=8)
-    tensors = {name: each * (1.5 if name.endswith(".b") else 1.0) for name, each in tensors.items()}
+    tensors = {name: each * (2.5 if name.endswith(".b") else 1.0) for name, each in tensors.items()}
     tensors = {name: each.astype(np.float32) for name, each in tensors.items()}
     export_gguf(tensors, declaration=checkpoint.declaration, path=tmp_path / "lora.gguf")
     text = Path(__file__).parents[3] / "docs" / "architecture.md"
