@@ -5,25 +5,30 @@ expose what a test wants to hold still or look at. Not for use outside of tests.
 """
 
 import asyncio
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fluvial.adapt.history import History
+from fluvial.adapt.keeping import Limits
 from fluvial.config import Settings, load
 from fluvial.errors import BusyError, ContextLengthError, FluvialError
-from fluvial.model.adapter import Adapter
+from fluvial.model.adapter import Adapter, Tensors, list_shapes
+from fluvial.model.architecture.declaration import Group
 from fluvial.service import Service
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, LearnerState
-from fluvial.store import Store, write_atomically
+from fluvial.store import Store
 from fluvial.types import (
-    BASE_VERSION,
     ChunkScore,
     Delta,
     FinishReason,
@@ -87,6 +92,7 @@ class ScriptedEngine:
 
     def __init__(self, *, context_tokens: int = 2048) -> None:
         self.forgotten: list[str] = []
+        self.forgotten_adapters: list[tuple[str, str]] = []
         self.context_tokens = context_tokens
         self.tokenizer = ByteTokenizer()
         self.reply: Callable[[Sequence[Message]], str] = lambda messages: (
@@ -105,6 +111,9 @@ class ScriptedEngine:
 
     def forget(self, lane: str) -> None:
         self.forgotten.append(lane)
+
+    def forget_adapters(self, keys: Collection[str], *, owner: str) -> None:
+        self.forgotten_adapters += [(key, owner) for key in keys]
 
     def generate(
         self,
@@ -229,44 +238,44 @@ class ScriptedGeneration:
         )
 
 
-class ScriptedHistory:
-    """Versions without tensors worth the name: rows in the store, a few bytes in the file."""
+@dataclass(frozen=True)
+class ToyLayer:
+    """A block with one linear of width 4, and no gain."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    groups: tuple[Group, ...] = (Group(name="o", inputs=4, parts=(("o", 4),)),)
+    gain_width: int = 0
 
-    def adapter(self, session: Session) -> Adapter | None:
-        if session.version == BASE_VERSION:
-            return None
-        return Adapter(f"{session.id}/{session.version}", {"a": np.zeros(1, np.float32)})
 
-    def save(self, session: Session, *, reading: Reading, tokens_read: int) -> Session:
-        number = self._store.next_version(session)
-        write_atomically(self._store.version_path(session, number), b"tensors")
-        version = Version(
-            session=session.id,
-            number=number,
-            parent=session.version,
-            reading=reading.id,
-            tokens_learned=tokens_read,
-            updates=1,
-            drift=0.01,
-            bytes=7,
-            sha256="0" * 64,
-            created_at=time.time(),
-        )
-        return self._store.add_version(
-            version, reading=reading, tokens_read=tokens_read, status="done"
-        )
+@dataclass(frozen=True)
+class ToyDeclaration:
+    """What an adapter must know of the model that the doubles stand for."""
 
-    def restore(self, session: Session, number: int) -> Session:
-        return self._store.update_session(session, version=number)
+    layers: tuple[ToyLayer, ...] = (ToyLayer(),)
 
-    def delete(self, session: Session, number: int) -> None:
-        self._store.delete_version(session, number)
 
-    def forget(self, session: Session) -> Session:
-        return self._store.forget(session)
+def make_tensors(seed: int, *, rank: int = 1) -> dict[str, NDArray[np.float32]]:
+    """Make an adapter of the toy model; the same seed gives the same one."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    shapes = list_shapes(ToyDeclaration(), rank=rank)
+    return {
+        name: rng.uniform(-0.1, 0.1, shape).astype(np.float32) for name, shape in shapes.items()
+    }
+
+
+def measure_toy(tensors: Tensors) -> float:
+    """Measure an adapter of the toy model: its change squared, which is how drift grows."""
+    change = tensors["layers.0.o.a"] @ tensors["layers.0.o.b"]
+    return float((change**2).sum())
+
+
+def score_toy(ids: Sequence[int], adapter: Adapter | None) -> list[float]:
+    """Score a text: 1 nat a token under the base, less under larger adapters."""
+    return [1.0 / (1.0 + (0.0 if adapter is None else measure_toy(adapter.tensors)))] * len(ids)
+
+
+def open_toy_history(store: Store, **options: Any) -> History:
+    """Open the history of the toy model's adapters."""
+    return History(store, declaration=ToyDeclaration(), checkpoint=MODEL.sha256, **options)
 
 
 class ScriptedReader:
@@ -281,7 +290,7 @@ class ScriptedReader:
         self,
         *,
         store: Store,
-        history: ScriptedHistory,
+        history: History,
         on_event: Callable[[str, Session, object], None],
     ) -> None:
         self._store = store
@@ -371,11 +380,30 @@ class ScriptedReader:
                 created_at=time.time(),
             )
             self._on_event("score", session, (self._store.append_score(score), score))
-        session = self._history.save(session, reading=reading, tokens_read=len(data))
-        version = self._store.version(session, session.version)
-        self._on_event("version", session, version)
+        if session.learning == "on":
+            session, version = self._learn(session, reading, data)
+            self._on_event("version", session, version)
+        else:
+            self._store.update_reading(reading, status="done", tokens_read=len(data))
         self._on_event("session", session, session)
         self._on_event("reading", session, self._store.reading(session, reading.id))
+
+    def _learn(self, session: Session, reading: Reading, data: bytes) -> tuple[Session, Version]:
+        tensors = make_tensors(zlib.crc32(data) + session.version)
+        return self._history.save(
+            session,
+            tensors,
+            reading=reading,
+            tokens_read=len(data),
+            status="done",
+            tokens_learned=len(data),
+            updates=1,
+            drift=measure_toy(tensors),
+            text_sha256=hashlib.sha256(data).hexdigest(),
+            score_before_bpb=0.5,
+            frozen_bpb=1.0,
+            rule='{"rank":1}',
+        )
 
 
 class ScriptedLearner:
@@ -391,6 +419,7 @@ class Rig:
     service: Service
     engine: ScriptedEngine
     store: Store
+    history: History
     reader: ScriptedReader
     hub: Hub
 
@@ -404,10 +433,14 @@ def make_rig(
     """
     settings = settings or load(overrides={"data_dir": data_dir})
     hub = Hub()
-    store = Store.open(data_dir)
-    history = ScriptedHistory(store)
-    reader = ScriptedReader(store=store, history=history, on_event=hub.publish)
+    store = Store.open(data_dir, learning=settings.learning)
     engine = ScriptedEngine()
+    history = open_toy_history(
+        store,
+        limits=Limits.from_settings(settings),
+        on_drop=engine.forget_adapters,
+    )
+    reader = ScriptedReader(store=store, history=history, on_event=hub.publish)
     service = Service(
         settings=settings,
         model=MODEL,
@@ -418,5 +451,7 @@ def make_rig(
         learner=ScriptedLearner(),
         hub=hub,
         installed=lambda: [MODEL],
+        score=score_toy,
+        measure=measure_toy,
     )
-    return Rig(service=service, engine=engine, store=store, reader=reader, hub=hub)
+    return Rig(service=service, engine=engine, store=store, history=history, reader=reader, hub=hub)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluvial.errors import ConflictError
-from fluvial.model.adapter import Tensors
+from fluvial.model.adapter import Adapter, Tensors
 
 Measure = Callable[[Tensors], float]
 """Measures the drift of an adapter's tensors: divergence from the base, nats a token."""
@@ -56,3 +56,8 @@ def scale_tensors(tensors: Tensors, scale: float) -> Tensors:
     return {
         name: array if name.endswith(".a") else array * factor for name, array in tensors.items()
     }
+
+
+def find_rank(tensors: Tensors) -> int:
+    """Return the rank of an adapter's terms."""
+    return Adapter("", tensors).rank

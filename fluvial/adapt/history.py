@@ -1,8 +1,9 @@
 """The versions of each session's adapter: saved, in force, restored, copied, deleted."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from fluvial.adapt.cache import AdapterCache, make_key
 from fluvial.adapt.keeping import Keeper, Limits
@@ -27,8 +28,10 @@ LEAST_KEPT = 8
 NO_LIMITS = Limits(session_bytes=2**63, owner_bytes=2**63)
 
 
-OnDrop = Callable[[Sequence[str], str], None]
-"""Told the keys of versions that were deleted, and their owner, so that caches let go of them."""
+class OnDrop(Protocol):
+    """Told the keys of versions that were deleted, and their owner, so that caches let go."""
+
+    def __call__(self, keys: Collection[str], *, owner: str) -> None: ...
 
 
 class History:
@@ -73,7 +76,7 @@ class History:
         found = self._cache.find(key)
         if found is None:
             version = self._store.version(session, number)
-            tensors = self._decode(self.read(session, version))
+            tensors = self.decode(self.read(session, version))
             found = self._cache.keep(Adapter(key, tensors))
         return found
 
@@ -85,6 +88,17 @@ class History:
         except OSError as error:
             raise ModelError(f"the saved version {version.number} can't be read: {error}") from None
         return _check(data, version)
+
+    def decode(self, data: bytes) -> Tensors:
+        """Read an adapter's file and hold it against the model. Raises ModelError."""
+        return decode(data, declaration=self._declaration, checkpoint=self._checkpoint)
+
+    def open_publication(self, session: Session, publication: Publication) -> Tensors:
+        """Return the tensors of a published version, for a session of the same base.
+
+        Raises ConflictError `other_base`, ModelError if the file is damaged.
+        """
+        return self.decode(self._read_publication(session, publication))
 
     # Adding
 
@@ -154,7 +168,7 @@ class History:
         Raises ModelError, too, when they do not fit the model or are not finite.
         """
         data = encode(tensors, checkpoint=self._checkpoint)
-        self._decode(data)
+        self.decode(data)
         draft = Version(
             session=session.id,
             number=0,
@@ -179,10 +193,9 @@ class History:
 
         Raises ConflictError `other_base` when it belongs to other weights than the session's.
         """
+        data = self._read_publication(session, publication)
+        self.decode(data)
         version = publication.version
-        require_same_base(session, publication)
-        data = _check(self._store.publications.read(publication), version)
-        self._decode(data)
         note = "; ".join(filter(None, [f"adopted {publication.name}", version.note]))
         return self._put(session, replace(version, origin="adopt", note=note), data)
 
@@ -233,7 +246,7 @@ class History:
         keys = [make_key(session, number) for number in numbers]
         self._cache.drop(keys)
         if keys and self._on_drop is not None:
-            self._on_drop(keys, session.owner)
+            self._on_drop(keys, owner=session.owner)
 
     def expire(self, *, now: float) -> list[Holding]:
         """Delete what has passed its time, over all owners; returns it."""
@@ -273,23 +286,19 @@ class History:
         self._keeper.make_room(session)
         return session, version
 
+    def _read_publication(self, session: Session, publication: Publication) -> bytes:
+        if publication.checkpoint != session.checkpoint:
+            raise ConflictError(
+                f"{publication.name!r} was learned on {publication.model}, and this session is one "
+                f"of {session.model}; adapters only fit the exact weights they grew on",
+                code="other_base",
+            )
+        return _check(self._store.publications.read(publication), publication.version)
+
     def _parents(self, session: Session) -> tuple[str, ...]:
         if session.version == BASE_VERSION:
             return ()
         return (self._store.version(session, session.version).id,)
-
-    def _decode(self, data: bytes) -> Tensors:
-        return decode(data, declaration=self._declaration, checkpoint=self._checkpoint)
-
-
-def require_same_base(session: Session, publication: Publication) -> None:
-    """Raise ConflictError `other_base` unless both belong to the same weights."""
-    if publication.checkpoint != session.checkpoint:
-        raise ConflictError(
-            f"{publication.name!r} was learned on {publication.model}, and this session is one of "
-            f"{session.model}; adapters only fit the exact weights they grew on",
-            code="other_base",
-        )
 
 
 def _check(data: bytes, version: Version) -> bytes:

@@ -83,9 +83,19 @@ def create_tensors(
 
 
 def encode(tensors: Tensors, *, checkpoint: str) -> bytes:
-    """Serialise as safetensors; the header names the checkpoint (sha256) the tensors belong to."""
+    """Serialise as safetensors; the header names the checkpoint (sha256) the tensors belong to.
+
+    Equal tensors give equal bytes.
+    """
     metadata = {"format": FORMAT, "checkpoint": checkpoint}
-    return safetensors.numpy.save(dict(tensors), metadata=metadata)
+    data = safetensors.numpy.save(dict(tensors), metadata=metadata)
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    # The library writes the metadata in an order that changes from call to call.
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[8 + length :]])
 
 
 def decode(

@@ -18,7 +18,19 @@ from starlette.requests import Request
 from fluvial import __version__
 from fluvial.config import Settings
 from fluvial.errors import FluvialError, InputError
-from fluvial.server import chat, error, event, health, model, page, reading, session, version
+from fluvial.server import (
+    chat,
+    error,
+    event,
+    exchange,
+    health,
+    model,
+    page,
+    publication,
+    reading,
+    session,
+    version,
+)
 from fluvial.server.auth import check_exposure, identify, is_loopback, open_route
 from fluvial.server.edge import Edge
 from fluvial.service import Service
@@ -51,7 +63,17 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(FluvialError, error.handle_fluvial)
     app.add_exception_handler(HTTPException, error.handle_http)
     app.add_exception_handler(RequestValidationError, error.handle_validation)
-    for part in (chat, model, session, reading, version, event, health):
+    for part in (
+        chat,
+        model,
+        session,
+        reading,
+        exchange,
+        publication,
+        version,
+        event,
+        health,
+    ):
         app.include_router(part.router)
     app.include_router(page.make_router())
     app.add_api_route("/openapi.json", show_openapi, include_in_schema=False)

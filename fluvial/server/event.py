@@ -55,7 +55,7 @@ def _view(event: Event, *, service: Service, session: Session) -> dict[str, Any]
         case StoredMessage() as message:
             return view_message(message)
         case Reading() as reading:
-            return view_reading(service.reading_state(reading))
+            return view_reading(service.readings.state(reading))
         case (int() as index, ChunkScore() as score):
             return view_score(index, score)
         case Version() as version:

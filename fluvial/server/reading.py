@@ -28,20 +28,21 @@ async def add_reading(request: Request, session: Found, service: Served) -> dict
     kind = request.headers.get("content-type", "")
     read = _read_upload if kind.lower().startswith("multipart/") else _read_text
     name, text = await read(request, service)
-    state = await run_sync(lambda: service.add_document(session, name=name, text=text))
+    state = await run_sync(lambda: service.readings.add(session, name=name, text=text))
     return view_reading(state)
 
 
 @router.get("/readings")
 def list_readings(session: Found, service: Served) -> dict[str, Any]:
     """List what a session was given to read."""
-    return {"object": "list", "data": [view_reading(state) for state in service.readings(session)]}
+    states = service.readings.list_all(session)
+    return {"object": "list", "data": [view_reading(state) for state in states]}
 
 
 @router.delete("/readings/{reading_id}")
 def remove_reading(reading_id: str, session: Found, service: Served) -> dict[str, Any]:
     """Stop a reading if it is under way, and remove its text."""
-    return view_reading(service.remove_reading(session, reading_id))
+    return view_reading(service.readings.remove(session, reading_id))
 
 
 @router.get("/scores")
@@ -49,7 +50,7 @@ def list_scores(
     session: Found, service: Served, after: Annotated[int, Query(ge=0)] = 0
 ) -> dict[str, Any]:
     """List the evidence in the order it was read."""
-    scores = service.scores(session, after=after)
+    scores = service.readings.scores(session, after=after)
     return {"object": "list", "data": [view_score(index, score) for index, score in scores]}
 
 

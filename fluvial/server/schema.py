@@ -97,3 +97,52 @@ class NewReading(Body):
 
     name: Text
     text: Text
+
+
+class VersionChange(Body):
+    """The body of `PATCH /v1/sessions/{id}/versions/{version}`."""
+
+    pinned: bool
+
+
+class NewBranch(Body):
+    """The body of `POST /v1/sessions/{id}/versions/{version}/branch`."""
+
+    title: Text = ""
+    messages: bool = False
+
+
+class NewPublication(Body):
+    """The body of `POST /v1/sessions/{id}/versions/{version}/publish`."""
+
+    name: Text
+
+
+class Adoption(Body):
+    """The body of `POST /v1/sessions/{id}/versions/adopt`."""
+
+    published: Text
+
+
+class MergePart(Body):
+    """One version of a merge: of this session, of another `session` of one's own, or published."""
+
+    version: Text | None = None
+    session: Text | None = None
+    published: Text | None = None
+    weight: float = 1.0
+
+
+class NewMerge(Body):
+    """The body of `POST /v1/sessions/{id}/versions/merge`."""
+
+    parts: list[MergePart]
+    rank: int | None = None
+
+
+class NewComparison(Body):
+    """The body of `POST /v1/sessions/{id}/compare`."""
+
+    a: Text
+    b: Text
+    text: Text

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fluvial.adapt.history import History
 from fluvial.config import Settings
 from fluvial.errors import ConflictError, InputError, NotFoundError, StorageError
 from fluvial.service import prompt, tool
 from fluvial.service.call import CallingGeneration
 from fluvial.service.hub import Hub
-from fluvial.service.protocol import Engine, Generation, History, Reader
+from fluvial.service.protocol import Engine, Generation, Reader
 from fluvial.service.state import last_id, make_title
 from fluvial.service.tool import NO_TOOLS, ToolUse
 from fluvial.service.turn import Turn

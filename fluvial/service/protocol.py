@@ -1,10 +1,10 @@
 """What the service needs from the layers it joins, as small protocols."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol, Self
 
 from fluvial.model.adapter import Adapter
-from fluvial.types import Delta, Message, Reading, Sampling, Session, Tool
+from fluvial.types import Delta, Message, Reading, Sampling, Tool
 
 LearnerState = Literal["starting", "ready", "restarting", "off"]
 
@@ -67,19 +67,9 @@ class Engine(Protocol):
 
     def forget(self, lane: str) -> None: ...
 
+    def forget_adapters(self, keys: Collection[str], *, owner: str) -> None: ...
+
     def close(self) -> None: ...
-
-
-class History(Protocol):
-    """The adapter versions of sessions. See `fluvial.adapt.history.History`."""
-
-    def adapter(self, session: Session) -> Adapter | None: ...
-
-    def restore(self, session: Session, number: int) -> Session: ...
-
-    def delete(self, session: Session, number: int) -> None: ...
-
-    def forget(self, session: Session) -> Session: ...
 
 
 class Reader(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fluvial import __version__
 from fluvial.adapt.history import LEAST_KEPT, History
+from fluvial.adapt.keeping import Limits
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.reader import Reader
 from fluvial.adapt.rule import Rule
@@ -54,7 +55,7 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
     """
     with contextlib.ExitStack() as undo:
         # The store first: its lock tells at once when another server is at work here.
-        store = Store.open(settings.data_dir)
+        store = Store.open(settings.data_dir, learning=settings.learning)
         undo.callback(store.close)
         registry = Registry(settings.data_dir)
         info = registry.ensure(settings.model, offline=settings.offline)
@@ -214,6 +215,8 @@ def _join(
         declaration=checkpoint.declaration,
         checkpoint=info.sha256,
         kept=max(LEAST_KEPT, 2 * settings.batch_limit),
+        limits=Limits.from_settings(settings),
+        on_drop=engine.forget_adapters,
     )
     reader = Reader(
         store=store,
@@ -236,4 +239,5 @@ def _join(
         learner=learner,
         hub=hub,
         installed=registry.list,
+        checkpoint=checkpoint,
     )

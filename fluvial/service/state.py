@@ -39,10 +39,16 @@ class ReadingState:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionList:
-    """The versions of a session, oldest first, and the number of the one in force."""
+    """The versions of a session, oldest first, and the number of the one in force.
+
+    `bytes` of the `limit_bytes` that the session's versions may take; the drift that one may have.
+    """
 
     current: int
     versions: list[Version]
+    bytes: int
+    limit_bytes: int
+    drift_budget: float
 
 
 def is_unfinished(reading: Reading) -> bool:

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
+from fluvial.adapt.history import History
 from fluvial.errors import NotFoundError, StorageError
 from fluvial.model.adapter import Adapter
 from fluvial.service.hub import Hub
-from fluvial.service.protocol import History
 from fluvial.service.state import make_title
 from fluvial.service.turn import Receipt
 from fluvial.store import Store, Unset

@@ -40,6 +40,11 @@ def test_every_bit_comes_back() -> None:
     assert all(np.array_equal(found[name], t) for name, t in TENSORS.items())
 
 
+def test_equal_adapters_have_equal_bytes() -> None:
+    backwards = dict(reversed(TENSORS.items()))
+    assert {encode(each, checkpoint="abc") for each in [TENSORS, backwards] * 20} == {DATA}
+
+
 def test_an_adapter_of_another_checkpoint_is_refused() -> None:
     with pytest.raises(ModelError, match="learned on checkpoint abc"):
         decode(DATA, declaration=MODEL, checkpoint="xyz")

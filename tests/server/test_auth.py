@@ -19,7 +19,7 @@ OPEN = {"/healthz", "/openapi.json", "/"}
 def fill(path: str) -> str:
     """Put something in the place of each parameter of a path."""
     session = "sess_000000000000000000000000"
-    known = {"session_id": session, "number": "1", "reading_id": "read_1", "name": "m"}
+    known = {"session_id": session, "version": "1", "reading_id": "read_1", "name": "m"}
     for name, value in known.items():
         path = path.replace(f"{{{name}}}", value)
     assert "{" not in path

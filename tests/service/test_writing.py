@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fluvial.service.writing import Writing
-from fluvial.testing import Rig, ScriptedHistory, make_rig
+from fluvial.testing import Rig, make_rig, make_tensors
 from fluvial.types import Session
 
 
@@ -19,12 +19,21 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 def learn(rig: Rig, session: Session) -> Session:
     reading = rig.store.create_reading(session, kind="document", name="a", text="text")
-    return ScriptedHistory(rig.store).save(session, reading=reading, tokens_read=4)
+    session, _ = rig.history.save(
+        session,
+        make_tensors(1),
+        reading=reading,
+        tokens_read=4,
+        status="done",
+        tokens_learned=4,
+        updates=1,
+        drift=0.01,
+    )
+    return session
 
 
 def test_the_store_is_read_only_after_a_change(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     session = rig.service.create_session(owner="local")
-    history = ScriptedHistory(rig.store)
     writing = Writing(rig.store, hub=rig.hub, session=session)
     reads: list[str] = []
     find = rig.store.session
@@ -34,26 +43,18 @@ def test_the_store_is_read_only_after_a_change(rig: Rig, monkeypatch: pytest.Mon
         return find(id, owner=owner)
 
     monkeypatch.setattr(rig.store, "session", note)
-    assert [writing.adapter(history) for _ in range(5)] == [None] * 5
+    assert [writing.adapter(rig.history) for _ in range(5)] == [None] * 5
     assert reads == []
     learned = learn(rig, session)
     rig.hub.publish("version", learned, learned)
-    keys = [writing.adapter(history) for _ in range(5)]
+    keys = [writing.adapter(rig.history) for _ in range(5)]
     assert [adapter.key for adapter in keys if adapter] == [f"{session.id}/1"] * 5
     assert len(reads) == 1
 
 
 def test_a_version_that_was_just_forgotten_gives_way_to_the_one_in_force(rig: Rig) -> None:
     session = learn(rig, rig.service.create_session(owner="local"))
-
-    class Strict(ScriptedHistory):
-        def adapter(self, session: Session) -> "object":
-            if session.version:
-                rig.store.version(session, session.version)
-            return super().adapter(session)
-
-    history = Strict(rig.store)
     writing = Writing(rig.store, hub=rig.hub, session=session)
-    assert writing.adapter(history) is not None
-    rig.store.forget(session)
-    assert writing.adapter(history) is None
+    assert writing.adapter(rig.history) is not None
+    rig.history.forget(session)
+    assert writing.adapter(rig.history) is None
