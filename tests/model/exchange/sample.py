@@ -1,5 +1,7 @@
 """Tiny models with adapters, in our module and in `peft`, and how far apart two results are."""
 
+import atexit
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def open_tiny(name: str) -> Checkpoint:
     """Return the tiny checkpoint `name`, saved once for all tests."""
     folder = Path(mkdtemp(prefix="fluvial-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     FAMILIES[name](folder)
     return open_checkpoint(folder)
 
