@@ -26,6 +26,7 @@ from fluvial.native.library import ensure_library, use_threads
 
 Floats = NDArray[np.float32]
 
+FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 MAX_SNAPSHOTS = 4
 """Recurrent states kept for one sequence, the oldest going first."""
 
@@ -81,7 +82,7 @@ class Decoder:
         self._states = StatePool(self._layout)
         self._adapters = AdapterPool(self._layout, slots=adapter_slots)
         self._weights = Weights(graph_folder)
-        self._session = _load(graph_folder, weights=self._weights, profile=profile)
+        self._session = self._load(graph_folder, profile=profile)
         self.use_threads(threads)
         self._binding = self._session.io_binding()
         self._names = {each.name for each in self._session.get_inputs()}
@@ -145,7 +146,7 @@ class Decoder:
         ]
         self._bind_inputs(parts, counts)
         self._bind("rows", np.array(rows, np.int64))
-        self._binding.bind_output("logits", "cpu")
+        self._bind_outputs(tokens=sum(counts), rows=len(rows))
         try:
             self._session.run_with_iobinding(self._binding)
         except (
@@ -279,6 +280,16 @@ class Decoder:
                 f"no room is reserved for {total} tokens ({len(part.tokens)} of them new)"
             )
 
+    def _load(self, folder: Path, *, profile: Path | None) -> ort.InferenceSession:
+        return open_graph(
+            (folder / GRAPH_FILE).read_bytes(), folder, weights=self._weights, profile=profile
+        )
+
+    def _bind_outputs(self, *, tokens: int, rows: int) -> None:
+        """Say where outputs go, before a step of so many tokens and wanted rows."""
+        del tokens, rows
+        self._binding.bind_output("logits", "cpu")
+
     def _bind_inputs(self, parts: Sequence[Part], counts: list[int]) -> None:
         ids = np.fromiter(itertools.chain(*(part.tokens for part in parts)), np.int64)
         self._bind("tokens", ids)
@@ -317,7 +328,10 @@ def _tabulate(pages: list[list[int]]) -> NDArray[np.int32]:
     return table
 
 
-def _load(folder: Path, *, weights: Weights, profile: Path | None) -> ort.InferenceSession:
+def open_graph(
+    graph: bytes, folder: Path, *, weights: Weights, profile: Path | None = None
+) -> ort.InferenceSession:
+    """Open a graph that was built in `folder`, with its weights. Raises ModelError."""
     options = ort.SessionOptions()
     # The hot operators have threads of their own (native/source/pool.h); the rest is small.
     options.intra_op_num_threads = 1
@@ -327,10 +341,9 @@ def _load(folder: Path, *, weights: Weights, profile: Path | None) -> ort.Infere
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     options.register_custom_ops_library(str(ensure_library()))
+    options.add_session_config_entry(FOLDER_ENTRY, str(folder))
     weights.give_to(options)
     try:
-        return ort.InferenceSession(
-            str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own exception types, none of them public
         raise ModelError(f"the built graph in {folder} can't be loaded: {error}") from None

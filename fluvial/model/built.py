@@ -1,4 +1,4 @@
-"""Keep built graphs: one folder per checkpoint and graph version, checked before each use.
+"""Keep what is built of a checkpoint: its graph and its transposes, checked before each use.
 
 A folder appears only when complete (built beside, then renamed). Its manifest holds the sha256 of
 each file; one that differs is built again, so that a damaged cache is never run.
@@ -11,7 +11,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -19,6 +21,12 @@ from fluvial.errors import StorageError
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.graph import GRAPH_FILE, GRAPH_VERSION, WEIGHTS_FILE, Progress, build
 from fluvial.model.loss import TypeLoss, decode_losses, encode_losses
+from fluvial.model.transposed import (
+    DATA_FILE,
+    INDEX_FILE,
+    TRANSPOSED_VERSION,
+    write_transposed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,26 +46,52 @@ def ensure_graph(
     `positions` is the longest sequence it must take; `whole` keeps weights in float32.
     Raises StorageError when there is no room.
     """
+
+    def write(folder: Path) -> dict[str, Any]:
+        losses = build(
+            checkpoint, folder=folder, positions=positions, whole=whole, progress=progress
+        )
+        return {"weights": encode_losses(losses)}
+
     folder = cache_dir / _name(checkpoint, positions, whole=whole)
-    if _is_sound(folder):
+    return _ensure(folder, files=(GRAPH_FILE, WEIGHTS_FILE), write=write)
+
+
+def ensure_transposed(
+    checkpoint: Checkpoint, *, cache_dir: Path, progress: Progress | None = None
+) -> Path:
+    """Return the folder of the checkpoint's packed transposes, made where missing or damaged.
+
+    Raises StorageError when there is no room.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        write_transposed(checkpoint, folder=folder, progress=progress)
+        return {}
+
+    folder = cache_dir / f"{checkpoint.sha256[:32]}-transposed-{TRANSPOSED_VERSION}"
+    return _ensure(folder, files=(INDEX_FILE, DATA_FILE), write=write)
+
+
+def _ensure(
+    folder: Path, *, files: tuple[str, ...], write: Callable[[Path], dict[str, Any]]
+) -> Path:
+    """Return a folder that holds sound `files`; `write` makes them, and what else is noted."""
+    if _is_sound(folder, files):
         return folder
     if folder.exists():
-        log.warning("the built graph in %s is damaged; building it again", folder)
+        log.warning("what was built in %s is damaged; building it again", folder)
         shutil.rmtree(folder)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix="building-", dir=cache_dir))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
     try:
-        losses = build(
-            checkpoint, folder=fresh, positions=positions, whole=whole, progress=progress
-        )
-        manifest = {"files": _hash_files(fresh), "weights": encode_losses(losses)}
+        noted = write(fresh)
+        manifest = {"files": _hash_files(fresh, files), **noted}
         (fresh / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
         os.replace(fresh, folder)
     except OSError as error:
-        if not _is_sound(folder):
-            raise StorageError(
-                f"the decoding graph could not be written to {cache_dir}: {error}"
-            ) from None
+        if not _is_sound(folder, files):
+            raise StorageError(f"{folder} could not be written: {error}") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
@@ -77,17 +111,17 @@ def read_losses(cache_dir: Path, *, sha256: str) -> tuple[TypeLoss, ...] | None:
     return None
 
 
-def _is_sound(folder: Path) -> bool:
+def _is_sound(folder: Path, files: tuple[str, ...]) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(manifest, dict) and manifest.get("files") == _hash_files(folder)
+    return isinstance(manifest, dict) and manifest.get("files") == _hash_files(folder, files)
 
 
-def _hash_files(folder: Path) -> dict[str, str]:
+def _hash_files(folder: Path, files: tuple[str, ...]) -> dict[str, str]:
     hashes: dict[str, str] = {}
-    for name in (GRAPH_FILE, WEIGHTS_FILE):
+    for name in files:
         try:
             with (folder / name).open("rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -84,6 +84,11 @@ def pack(tensors: list[RawTensor], *, whole: bool = False) -> Packed:
     return _lay_out(_join([_widen(part, bits=bits, least=least) for part in parts]), inputs)
 
 
+def pack_nearest(values: Floats) -> Packed:
+    """Pack a matrix [outputs, inputs] of any numbers to 8 bits, nearest."""
+    return _lay_out(_round_8(values), values.shape[1])
+
+
 def pack_stack(tensors: list[RawTensor], *, whole: bool = False) -> list[Packed]:
     """Pack stacks of matrices [count, outputs, inputs]: one result for each place in the stack.
 

@@ -3,7 +3,8 @@
 Letters: s new tokens, i inputs, o outputs, r rank, d width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,17 +33,34 @@ class Linear:
         return y_SO + (x_SI @ adapter[f"{self.name}.a"]) @ adapter[f"{self.name}.b"]
 
 
+class AnyLinear(Protocol):
+    """What stands for a group of linears."""
+
+    def __call__(self, x_SI: Tensor, adapter: AdapterTensors | None) -> Tensor:
+        """Return y float32 [s, o]."""
+        ...
+
+
+MakeLinear = Callable[[str, Group], AnyLinear]
+
+
 class LayerWeights:
     """Loads one layer's weights from a checkpoint; remembers the linears that can be adapted."""
 
-    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, index: int, *, make_linear: MakeLinear | None = None
+    ) -> None:
+        """`make_linear` gives something else in place of the linears of a group, by their name."""
         self.name = f"layers.{index}"
         self.epsilon = checkpoint.declaration.norm_epsilon
         self.linears: dict[str, Linear] = {}
         self._checkpoint = checkpoint
+        self._make_linear = make_linear
 
-    def linear(self, group: Group) -> Linear:
+    def linear(self, group: Group) -> AnyLinear:
         """Load a group's linears as one."""
+        if self._make_linear is not None:
+            return self._make_linear(f"{self.name}.{group.name}", group)
         matrix = torch.cat([self.matrix(part) for part, _ in group.parts])
         bias = None
         if group.bias:

@@ -4,6 +4,7 @@ Base weights are constants; only the adapter's tensors ever take a gradient. Let
 d width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -51,17 +52,11 @@ class Module:
         past: Past | None = None,
     ) -> tuple[Tensor, Past]:
         """Run tokens int64 [s] after `past`; return hidden states [s, d] and the next past."""
-        start = 0 if past is None else past.tokens
         x_SD = self._embedding[token_ids]
         if self.declaration.embedding_scale != 1.0:
             x_SD = x_SD * self.declaration.embedding_scale
-        states: list[State] = []
-        for index, block in enumerate(self._blocks):
-            before = None if past is None else past.states[index]
-            x_SD, state = block.run(x_SD, state=before, adapter=adapter, start=start)
-            states.append(state)
-        hidden_SD = normalise(x_SD, self._norm, self.declaration.norm_epsilon)
-        return hidden_SD, Past(start + len(token_ids), tuple(states))
+        x_SD, past = run_blocks(self._blocks, x_SD, adapter=adapter, past=past)
+        return normalise(x_SD, self._norm, self.declaration.norm_epsilon), past
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Return logits float32 [s, V]."""
@@ -71,3 +66,16 @@ class Module:
         """Return each target's loss in nats, float32 [s], without holding all logits at once."""
         softcap = self.declaration.logit_softcap
         return HeadLoss.apply(hidden_SD, self._head, targets_S, softcap)
+
+
+def run_blocks(
+    blocks: Sequence[Block], x_SD: Tensor, *, adapter: AdapterTensors | None, past: Past | None
+) -> tuple[Tensor, Past]:
+    """Run embedded tokens [s, d] through all layers after `past`; return [s, d], the next past."""
+    start = 0 if past is None else past.tokens
+    states: list[State] = []
+    for index, block in enumerate(blocks):
+        before = None if past is None else past.states[index]
+        x_SD, state = block.run(x_SD, state=before, adapter=adapter, start=start)
+        states.append(state)
+    return x_SD, Past(start + len(x_SD), tuple(states))

@@ -1,0 +1,64 @@
+"""A decoder that also tells what every linear gave: what a backward pass needs of a forward one.
+
+Outputs are written to memory that is kept from step to step, since fresh memory of that size costs
+as much as a tenth of the step.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from fluvial.engine.decoder import Decoder, open_graph
+from fluvial.model.graph import GRAPH_FILE
+
+Floats = NDArray[np.float32]
+EMBEDDED = "embedded"
+
+
+class Recorder(Decoder):
+    """`step` leaves in `outputs` what each linear gave, float32 [t, outputs], until the next step.
+
+    The names are those of the groups, such as `layers.3.qkv`, and `embedded`.
+    """
+
+    outputs: dict[str, Floats]
+
+    def _load(self, folder: Path, *, profile: Path | None) -> ort.InferenceSession:
+        model = onnx.load(str(folder / GRAPH_FILE), load_external_data=False)
+        names = [f"{name}.out" for name in self._layout.unit_of]
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["t", "features"])
+            for name in [EMBEDDED, *names]
+        )
+        self._widths = {
+            node.output[0]: attribute.i
+            for node in model.graph.node
+            for attribute in node.attribute
+            if attribute.name == "out_width" and node.output[0] in names
+        }
+        (self._embedding_width,) = {
+            attribute.i
+            for node in model.graph.node
+            for attribute in node.attribute
+            if node.op_type == "Embed" and attribute.name == "in_width"
+        }
+        self._widths[EMBEDDED] = self._embedding_width
+        self._rooms: dict[str, Floats] = {}
+        self.outputs = {}
+        return open_graph(model.SerializeToString(), folder, weights=self._weights, profile=profile)
+
+    def _bind_outputs(self, *, tokens: int, rows: int) -> None:
+        self._bind_output("logits", rows, self.vocab_size)
+        for name, width in self._widths.items():
+            self.outputs[name.removesuffix(".out")] = self._bind_output(name, tokens, width)
+
+    def _bind_output(self, name: str, rows: int, width: int) -> Floats:
+        room = self._rooms.get(name)
+        if room is None or len(room) < rows:
+            room = self._rooms[name] = np.empty((rows, width), np.float32)
+        view = room[:rows]
+        self._binding.bind_output(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
+        return view

@@ -1,0 +1,147 @@
+"""Run a module on what the engine has computed: linears are recalled, only the rest is computed.
+
+A forward pass of the engine tells what every linear gave. Here the cheap parts between them (norms,
+positions, attention, activations) are computed again in float32, so that PyTorch can carry
+gradients through them; through a linear they go by its packed transpose. So no product with a
+weight is done twice, and the weights are not needed in float32.
+
+Letters: s new tokens, i inputs, o outputs, r rank, d width, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluvial.model.architecture.declaration import Group
+from fluvial.model.checkpoint import Checkpoint
+from fluvial.model.module.layer import Block
+from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise, to_tensor
+from fluvial.model.module.model import Past, run_blocks
+
+Floats = NDArray[np.float32]
+Product = Callable[[Floats], Floats]
+
+
+class RecalledModule:
+    """A checkpoint without its matrices, one sequence at a time.
+
+    `products` multiply with the transposes: of each group, and of the head.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, products: Mapping[str, Product]) -> None:
+        self._declaration = checkpoint.declaration
+        self._products = products
+        self._outputs: Mapping[str, Tensor] = {}
+        self._blocks = [
+            Block(layer, LayerWeights(checkpoint, index, make_linear=self._make_linear))
+            for index, layer in enumerate(self._declaration.layers)
+        ]
+        self._norm = to_tensor(checkpoint.vector("norm"))
+
+    def read(
+        self,
+        outputs: Mapping[str, Floats],
+        *,
+        adapter: AdapterTensors | None = None,
+        past: Past | None = None,
+    ) -> tuple[Tensor, Past]:
+        """Go through one step of the engine; return hidden states [s, d] and the next past.
+
+        `outputs` are what `Recorder` tells of the step; they must not change before the backward
+        pass has ended.
+        """
+        self._outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
+        x_SD, past = run_blocks(self._blocks, self._outputs["embedded"], adapter=adapter, past=past)
+        return normalise(x_SD, self._norm, self._declaration.norm_epsilon), past
+
+    def losses(self, hidden_SD: Tensor, logits_SV: Floats, targets_S: Tensor) -> Tensor:
+        """Return each target's loss in nats, float32 [s]. The logits are overwritten."""
+        return _RecalledLoss.apply(
+            hidden_SD,
+            torch.from_numpy(logits_SV),
+            targets_S,
+            self._products["head"],
+            self._declaration.logit_softcap,
+        )
+
+    def _make_linear(self, name: str, group: Group) -> "_RecalledLinear":
+        del group
+        return _RecalledLinear(name, self._products[name], lambda: self._outputs[name])
+
+
+class _RecalledLinear:
+    def __init__(self, name: str, product: Product, recall: Callable[[], Tensor]) -> None:
+        self.name = name
+        self._product, self._recall = product, recall
+
+    def __call__(self, x_SI: Tensor, adapter: AdapterTensors | None) -> Tensor:
+        y_SO = self._recall()
+        if not adapter or not torch.is_grad_enabled():
+            return y_SO
+        a_IR, b_RO = adapter[f"{self.name}.a"], adapter[f"{self.name}.b"]
+        return _Recall.apply(x_SI, a_IR, b_RO, y_SO, self._product)
+
+
+class _Recall(torch.autograd.Function):
+    """`y = W x + B (A x)` where y is known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_SI: Tensor, a_IR: Tensor, b_RO: Tensor, y_SO: Tensor, product: Product
+    ) -> Tensor:
+        ctx.save_for_backward(x_SI, a_IR, b_RO)
+        ctx.product = product
+        return y_SO.view_as(y_SO)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x_SI, a_IR, b_RO = ctx.saved_tensors
+        (grad_SO,) = grad_outputs
+        needs_x, needs_a, needs_b = ctx.needs_input_grad[:3]
+        grad_x = grad_a = grad_b = None
+        if needs_b:
+            grad_b = (x_SI @ a_IR).T @ grad_SO
+        if needs_x or needs_a:
+            low_SR = grad_SO @ b_RO.T
+            if needs_a:
+                grad_a = x_SI.T @ low_SR
+            if needs_x:
+                grad_x = torch.from_numpy(ctx.product(grad_SO.contiguous().numpy()))
+                grad_x.addmm_(low_SR, a_IR.T)
+        return grad_x, grad_a, grad_b, None, None
+
+
+class _RecalledLoss(torch.autograd.Function):
+    """Cross-entropy of known logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SD: Tensor,
+        logits_SV: Tensor,
+        targets_S: Tensor,
+        product: Product,
+        softcap: float | None,
+    ) -> Tensor:
+        """Return each target's loss in nats, [s]."""
+        del hidden_SD
+        log_norm_S = logits_SV.logsumexp(dim=-1)
+        ctx.save_for_backward(logits_SV, log_norm_S, targets_S)
+        ctx.product, ctx.softcap = product, softcap
+        return log_norm_S - logits_SV.gather(1, targets_S[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        logits_SV, log_norm_S, targets_S = ctx.saved_tensors
+        slope = None if ctx.softcap is None else 1 - (logits_SV / ctx.softcap) ** 2
+        grad_SV = logits_SV.sub_(log_norm_S[:, None]).exp_()
+        at = targets_S[:, None]
+        grad_SV.scatter_add_(1, at, torch.full_like(at, -1, dtype=grad_SV.dtype))
+        grad_SV.mul_(grad_outputs[0][:, None])
+        if slope is not None:
+            grad_SV.mul_(slope)
+        return torch.from_numpy(ctx.product(grad_SV.numpy())), None, None, None, None
