@@ -144,7 +144,7 @@ class Conversation:
         read_files(self._client, self._id, [Path(file).expanduser()])
 
     def _undo(self, number: str) -> None:
-        from fluvial.cli.session import restore
+        from fluvial.cli.version import restore
 
         if number and not number.isdecimal():
             write_note("/undo needs a version's number, or nothing")

@@ -1,7 +1,7 @@
 """Talk to a running Fluvial server over HTTP, as docs/api.md describes it."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
@@ -13,6 +13,7 @@ from fluvial.config import Settings
 from fluvial.errors import FluvialError, InputError
 
 Json = dict[str, Any]
+TIMEOUT_S = 60.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -49,7 +50,7 @@ class Client:
     def __init__(self, url: str, *, key: str | None = None) -> None:
         self.url = url
         local = urlsplit(url).hostname in LOOPBACK
-        timeout = httpx2.Timeout(60.0, connect=3.0)
+        timeout = httpx2.Timeout(TIMEOUT_S, connect=3.0)
         # A proxy set for the outside world must not see requests to this machine.
         self._http = httpx2.Client(
             base_url=url,
@@ -73,9 +74,12 @@ class Client:
         """GET a JSON object."""
         return self._call("GET", path, params=query)
 
-    def post(self, path: str, body: Json | None = None) -> Json:
-        """POST a JSON object."""
-        return self._call("POST", path, json={} if body is None else body)
+    def post(
+        self, path: str, body: Json | None = None, *, timeout_s: float | None = TIMEOUT_S
+    ) -> Json:
+        """POST a JSON object; `timeout_s` None waits for as long as the server computes."""
+        timeout = httpx2.Timeout(timeout_s, connect=3.0)
+        return self._call("POST", path, json={} if body is None else body, timeout=timeout)
 
     def patch(self, path: str, body: Json) -> Json:
         """PATCH with a JSON object."""
@@ -93,9 +97,14 @@ class Client:
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from None
 
-    def download(self, path: str) -> bytes:
-        """GET bytes."""
-        return self._send("GET", path).content
+    def upload_bytes(self, path: str, name: str, data: bytes, **query: str | int) -> Json:
+        """POST bytes as a multipart file called `name`."""
+        return self._call("POST", path, files={"file": (name, data)}, params=query, timeout=300)
+
+    def download(self, path: str, **query: str | int) -> tuple[bytes, Mapping[str, str]]:
+        """GET bytes, and the headers that came with them."""
+        answer = self._send("GET", path, params=query, timeout=300)
+        return answer.content, answer.headers
 
     def stream(self, path: str, body: Json) -> Generator[Json]:
         """POST and yield each Server-Sent Event's data until `[DONE]`; closing it disconnects."""

@@ -60,11 +60,24 @@ class Api:
         self.versions.append(
             {
                 "number": number,
+                "id": f"{number}d" * 32,
+                "short": f"{number}d" * 6,
                 "parent": parent,
+                "parents": [f"{parent}d" * 32] if parent else [],
+                "origin": "read",
                 "reading": None,
+                "text_sha256": "",
                 "tokens_learned": 512,
                 "updates": 1,
-                "drift": 0.001,
+                "skipped": 3,
+                "score_before_bits_per_byte": 0.9 if parent else None,
+                "frozen_bits_per_byte": 1.1 if parent else None,
+                "drift": 0.001 if parent else None,
+                "scale": 1.0,
+                "note": "evil\x1b[2J note" if parent else "",
+                "rule": "",
+                "pinned": parent == 0,
+                "expires_at": None,
                 "bytes": 1000,
                 "sha256": "0" * 64,
                 "created_at": 0.0,
@@ -167,7 +180,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _versions(self, name: str) -> None:
         current = self.api.sessions[name]["version"]
-        self._json({"current": current, "data": self.api.versions})
+        found = {"current": current, "data": self.api.versions, "drift_budget": 0.1}
+        self._json(found | {"bytes": 2000, "limit_bytes": 5000})
 
     def _upload(self, raw: bytes) -> None:
         found = re.search(rb'filename="([^"]*)"', raw)
