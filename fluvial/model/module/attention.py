@@ -42,8 +42,10 @@ class AttentionMixer:
             k = normalise(k, self._norms[1], self._epsilon)
         rotary = self._attention.rotary
         q, k = turn(q, rotary, start=start), turn(k, rotary, start=start)
-        if state is not None:
-            k, v = torch.cat([state[0], k], dim=1), torch.cat([state[1], v], dim=1)
+        before = (k[:, :0], v[:, :0]) if state is None else state
+        # Joined even with nothing: a state must not be a view of what a recalled linear gave, whose
+        # memory the next step writes to.
+        k, v = torch.cat([before[0], k], dim=1), torch.cat([before[1], v], dim=1)
         mixed = attend(
             q,
             k,
