@@ -13,11 +13,21 @@ from fluvial.native.library import ensure_library
 
 Floats = NDArray[np.float32]
 
+MAX_WIDTH = 1 << 24
+"""As the operators allow; products of sizes stay far from overflow."""
+
 
 class Product:
     """One packed matrix, ready to multiply with; `input_bits` (8 or 15) are kept of inputs."""
 
     def __init__(self, packed: Packed, *, input_bits: int = 8) -> None:
+        """Raises EngineError when the sizes are not those of a matrix."""
+        data = packed.data
+        sizes = packed.outputs, packed.inputs
+        if not all(1 <= size <= MAX_WIDTH for size in sizes):
+            raise EngineError(f"a product takes a matrix of 1 to {MAX_WIDTH} rows and columns")
+        if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous:
+            raise EngineError("a product takes a matrix whose bytes follow one another")
         self._packed, self._input_bits = packed, input_bits
 
     def __call__(self, x_SI: Floats) -> Floats:
