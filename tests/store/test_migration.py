@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import fluvial
+from fluvial.adapt.naming import name_version
 from fluvial.store import Store, migration, table
 
 
@@ -48,3 +50,24 @@ def test_a_migration_that_dies_leaves_the_database_as_it_was(
 def test_folder_names_with_percent_signs_and_spaces_work(tmp_path: Path) -> None:
     Store.open(tmp_path / "100% ours ?mode=memory#x").close()
     assert (tmp_path / "100% ours ?mode=memory#x" / "fluvial.sqlite3").stat().st_size > 0
+
+
+def test_versions_get_names_and_those_whose_parent_is_gone_say_so(
+    tmp_path: Path,
+) -> None:
+    golden = Path(__file__).parent.parent / "golden" / "store-0002"
+    shutil.copytree(golden, tmp_path / "data")
+    database = sqlite3.connect(tmp_path / "data" / "fluvial.sqlite3")
+    database.execute("DELETE FROM version WHERE number = 1")
+    database.execute("UPDATE session SET version = 2")
+    database.commit()
+    database.close()
+    store = Store.open(tmp_path / "data")
+    session = store.sessions(owner="ann")[0]
+    (version,) = store.versions(session)
+    name = name_version(checkpoint=session.checkpoint, rule="", sha256=version.sha256)
+    assert (version.id, version.parents, version.parent) == (name, (), 1)
+    assert version.drift is None
+    assert "its parent was deleted before parents had names" in version.note
+    assert "1.00e-03" in version.note
+    store.close()

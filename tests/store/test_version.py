@@ -1,6 +1,7 @@
 import math
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +149,90 @@ def test_forget_removes_what_was_learned_and_keeps_what_was_said(
     assert store.messages(session) == [message]
     assert store.readings(session) == [reading]
     assert store.reading_text(reading) == "t"
+
+
+def test_a_pin_is_kept_and_spares_from_all_but_explicit_deletion(
+    store: Store, session: Session
+) -> None:
+    for _ in range(2):
+        add_version(store, session)
+    pinned = store.pin_version(session, 1, pinned=True)
+    assert pinned.pinned
+    assert store.version(session, 1) == pinned
+    with pytest.raises(ConflictError, match="pinned"):
+        store.delete_version(session, 1, spare_pinned=True)
+    assert store.version_path(session, 1).exists()
+    store.pin_version(session, 1, pinned=False)
+    store.pin_version(session, 1, pinned=True)
+    store.delete_version(session, 1)
+    assert [v.number for v in store.versions(session)] == [2]
+    for number in (0, 1, 9, -1, 2**63):
+        with pytest.raises(NotFoundError):
+            store.pin_version(session, number, pinned=True)
+
+
+def test_figures_that_are_not_finite_are_refused(store: Store, session: Session) -> None:
+    for name in ("drift", "score_before_bpb", "frozen_bpb", "scale"):
+        for value in (math.nan, math.inf):
+            version = replace(make_version(session, 1), **{name: value})
+            with pytest.raises(InputError, match=name):
+                store.add_version(version, reading=None, tokens_read=0, status=None)
+    bad = replace(make_version(session, 1), note="\ud800")
+    with pytest.raises(InputError):
+        store.add_version(bad, reading=None, tokens_read=0, status=None)
+    assert store.versions(session) == []
+
+
+def test_without_learning_every_session_shows_as_frozen(data_dir: Path) -> None:
+    store = Store.open(data_dir)
+    on, frozen = make_session(store), make_session(store, learning="frozen")
+    store.create_reading(on, kind="document", name="n", text="t")
+    store.close()
+    quiet = Store.open(data_dir, learning=False)
+    shown = [quiet.session(each.id, owner="ann") for each in (on, frozen)]
+    shown += quiet.sessions(owner="ann")
+    shown += [session for session, _ in quiet.unfinished_readings(model="tiny")]
+    shown += [make_session(quiet), quiet.update_session(on, title="x"), quiet.forget(on)]
+    version = make_version(on, 1)
+    shown += [quiet.add_version(version, reading=None, tokens_read=0, status=None)]
+    shown += [quiet.create_branch(on, title="", version=None, data=b"", messages=())]
+    assert {session.learning for session in shown} == {"frozen"}
+    with pytest.raises(ConflictError) as caught:
+        quiet.update_session(on, learning="on")
+    assert caught.value.code == "learning_off"
+    quiet.close()
+    again = Store.open(data_dir)
+    assert again.session(on.id, owner="ann").learning == "on"
+    assert again.session(frozen.id, owner="ann").learning == "frozen"
+    again.close()
+
+
+def test_a_branch_is_made_whole_or_not_at_all(
+    store: Store, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = replace(add_version(store, session), id="1d", parents=("0d",), note="n")
+    said = [
+        store.append_message(session, role="user", content="hi", version=0),
+        store.append_message(session, role="assistant", content="oh", version=1, finish="stop"),
+    ]
+    branch = store.create_branch(
+        session, title="B", version=version, data=b"tensors", messages=said
+    )
+    assert branch == store.session(branch.id, owner="ann")
+    assert (branch.title, branch.version, branch.model) == ("B", 1, "tiny")
+    (copy,) = store.versions(branch)
+    changed = {"session", "origin", "created_at"}
+    assert {k: v for k, v in vars(copy).items() if k not in changed} == {
+        k: v for k, v in vars(version).items() if k not in changed
+    }
+    assert copy.origin == "branch"
+    assert store.version_path(branch, 1).read_bytes() == b"tensors"
+    assert [(m.content, m.version) for m in store.messages(branch)] == [("hi", 0), ("oh", 1)]
+    assert store.next_version(branch) == 2
+    before = store.sessions(owner="ann")
+    folders = sorted(path.name for path in store._root.iterdir())
+    for bad in (replace(session, owner="bob"), replace(session, id="sess_" + "0" * 24)):
+        with pytest.raises(NotFoundError):
+            store.create_branch(bad, title="", version=version, data=b"x", messages=said)
+    assert store.sessions(owner="ann") == before
+    assert sorted(path.name for path in store._root.iterdir()) == folders
