@@ -154,9 +154,12 @@ def restore(client: "Client", session: str, version: str | int | None) -> int:
         found = client.get(session_path(session, "versions"))
         if found["current"] == 0:
             raise InputError("the base is in force: there is nothing to undo")
-        version = next(
-            version["parent"] for version in found["data"] if version["number"] == found["current"]
-        )
+        parents = {each["number"]: each["parent"] for each in found["data"]}
+        version = parents[found["current"]]
+        if version not in {0, *parents}:
+            raise InputError(
+                f"version {version}, which came before, is deleted; name one, or 0 for the base"
+            )
     return client.post(session_path(session, "versions", version, "restore"))["version"]
 
 

@@ -9,13 +9,8 @@ from fastapi import APIRouter
 from fluvial.errors import NotFoundError
 from fluvial.server.access import Found, Served
 from fluvial.server.sse import EventStream, encode_event
-from fluvial.server.view import (
-    view_message,
-    view_reading,
-    view_score,
-    view_session,
-    view_version,
-)
+from fluvial.server.view import view_message, view_reading, view_score, view_session
+from fluvial.server.view_version import view_version
 from fluvial.service import Service
 from fluvial.service.hub import Event, Listener
 from fluvial.types import ChunkScore, Reading, Session, StoredMessage, Version

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from fluvial.server.access import Found, Served
 from fluvial.server.body import read_file
-from fluvial.server.view import view_version
+from fluvial.server.view_version import view_version
 from fluvial.service.exchange import MAX_RANK, Format
 
 LOSS_HEADER = "fluvial-loss"

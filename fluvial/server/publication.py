@@ -10,7 +10,7 @@ from fluvial.server.access import Found, Served
 from fluvial.server.auth import Owner
 from fluvial.server.body import describe_body, read_json
 from fluvial.server.schema import Adoption, NewPublication
-from fluvial.server.view import view_publication, view_version
+from fluvial.server.view_version import view_publication, view_version
 
 router = APIRouter(prefix="/v1")
 

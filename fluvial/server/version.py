@@ -9,7 +9,8 @@ from starlette.requests import Request
 from fluvial.server.access import Found, Served
 from fluvial.server.body import describe_body, read_json
 from fluvial.server.schema import NewBranch, NewComparison, NewMerge, VersionChange
-from fluvial.server.view import view_comparison, view_session, view_version, view_versions
+from fluvial.server.view import view_session
+from fluvial.server.view_version import view_comparison, view_version, view_versions
 from fluvial.service.merging import Part
 
 router = APIRouter(prefix="/v1/sessions/{session_id}")

@@ -112,6 +112,13 @@ def test_undo_takes_an_id(say: Say, session: str) -> None:
     assert say("undo", session, str(first["id"]))[1] == "version 1 is in force\n"
 
 
+def test_undo_says_when_what_came_before_is_deleted(say: Say, session: str) -> None:
+    say("delete-version", session, "1", "--yes")
+    code, _, err = say("undo", session)
+    assert (code, "version 1, which came before, is deleted" in err) == (1, True)
+    assert say("undo", session, "0")[1] == "version 0 is in force\n"
+
+
 def test_publish_adopt_unpublish(say: Say, session: str, server: Running) -> None:
     assert "is published as rivers" in say("publish", session, "1", "rivers")[1]
     assert say("publish", session, "2", "rivers")[0] == 1

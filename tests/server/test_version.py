@@ -330,20 +330,25 @@ def test_quotas_delete_the_oldest_that_nothing_keeps(start_server: Any) -> None:
     server = start_server()
     path = f"/v1/sessions/{server.create_session()}"
 
-    def read(number: int) -> list[int]:
+    def read(number: int, *, left: list[int]) -> int:
+        """Learn one version; wait until these are left, and return what they take."""
         body = {"name": "a", "text": f"Text {number}. " * 10}
         server.client.post(f"{path}/readings", json=body)
         server.wait_for(path, lambda found: found["version"] == number)
-        return [v["number"] for v in server.client.get(f"{path}/versions").json()["data"]]
+        # The new one is in force a moment before old ones go.
+        found = server.wait_for(
+            f"{path}/versions", lambda found: [v["number"] for v in found["data"]] == left
+        )
+        return found["bytes"]
 
-    assert read(1) == [1]
-    size_bytes = server.client.get(f"{path}/versions").json()["bytes"]
-    keeper = server.rig.history._keeper
-    keeper.limits = Limits(session_bytes=4 * size_bytes, owner_bytes=2**40)
-    server.client.patch(f"{path}/versions/2", json={"pinned": True})
-    assert [read(n) for n in (2, 3, 4)] == [[1, 2], [1, 2, 3], [1, 2, 3, 4]]
+    size_bytes = read(1, left=[1])
+    server.rig.history._keeper.limits = Limits(session_bytes=4 * size_bytes, owner_bytes=2**40)
+    read(2, left=[1, 2])
+    read(3, left=[1, 2, 3])
+    read(4, left=[1, 2, 3, 4])
     server.client.patch(f"{path}/versions/1", json={"pinned": True})
-    assert [read(n) for n in (5, 6)] == [[1, 3, 4, 5], [1, 4, 5, 6]]
+    read(5, left=[1, 3, 4, 5])
+    assert read(6, left=[1, 4, 5, 6]) == 4 * size_bytes
     for number in (4, 5, 6):
         server.client.patch(f"{path}/versions/{number}", json={"pinned": True})
     parts = [{"version": "4"}, {"version": "5"}]
