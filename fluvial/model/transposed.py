@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fluvial.errors import ModelError
 from fluvial.model.checkpoint import Checkpoint
-from fluvial.model.packing import Packed, pack_nearest
+from fluvial.model.packing import BLOCK, TILE, Packed, pack_nearest
 
 INDEX_FILE, DATA_FILE = "transposed.json", "transposed.bin"
 TRANSPOSED_VERSION = 1
@@ -56,24 +56,38 @@ def write_transposed(
 
 def read_transposed(folder: Path) -> Transposed:
     """Map what `write_transposed` wrote. Raises ModelError when the two files disagree."""
-    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    data = np.memmap(folder / DATA_FILE, np.uint8, mode="r")
-    packed = {name: _view(data, name, entry) for name, entry in index.items()}
-    return Transposed(packed, {name: entry["norm"] for name, entry in index.items()})
+    try:
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        data = np.memmap(folder / DATA_FILE, np.uint8, mode="r")
+        packed = {name: _view(data, name, entry) for name, entry in index.items()}
+        return Transposed(packed, {name: float(entry["norm"]) for name, entry in index.items()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"the packed transposes in {folder} can't be read: {error}") from None
 
 
 def _view(data: NDArray[np.uint8], name: str, entry: dict[str, int]) -> Packed:
-    end = entry["offset"] + entry["length"]
-    if end > len(data):
+    start, length, outputs, inputs = (
+        int(entry[key]) for key in ("offset", "length", "outputs", "inputs")
+    )
+    if not 0 <= start <= start + length <= len(data):
         raise ModelError(f"the packed transposes end before {name!r}")
+    if min(outputs, inputs) < 1 or length != _count_bytes(outputs, inputs):
+        raise ModelError(f"the packed transposes do not say what {name!r} is")
     return Packed(
-        outputs=entry["outputs"],
-        inputs=entry["inputs"],
+        outputs=outputs,
+        inputs=inputs,
         bits=8,
         has_minimum=False,
         scale_bytes=2,
-        data=data[entry["offset"] : end],
+        data=data[start : start + length],
     )
+
+
+def _count_bytes(outputs: int, inputs: int) -> int:
+    """Return the bytes of a matrix that is packed to 8 bits with float16 scales."""
+    block_bytes = TILE * (BLOCK + 2)
+    tile_bytes = -(-inputs // BLOCK) * block_bytes
+    return -(-outputs // TILE) * (tile_bytes + -tile_bytes % _ALIGNMENT)
 
 
 def _list_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32]]]:
