@@ -98,16 +98,42 @@ class Settings(BaseSettings):
         True,
         description="Whether sessions may learn from what they read; off wins over every session.",
     )
-    rank: int = Field(8, ge=1, le=256, description="Rank of the adapter on every linear layer.")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of the learner.")
+    rule: Literal["adam", "normed", "sign", "muon"] = Field(
+        "adam", description="What the learner makes of a gradient; see docs/adaptation.md."
+    )
+    rank: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Rank of the adapter on every linear layer; 0 chooses it for the model.",
+    )
+    learn_a: bool = Field(
+        False, description="Whether both factors of a low-rank term learn, or only the second."
+    )
+    learn_gains: bool = Field(
+        False, description="Whether the gains on the activations of MLPs learn, too."
+    )
+    learning_rate: float = Field(
+        3e-3, gt=0, le=1, description="Step size of first factors and gains, where they learn."
+    )
     weight_rate: float = Field(
         6.4e-4, gt=0, le=1, description="Step of the weights, relative to their size."
     )
     chunk_tokens: int = Field(
         256, ge=16, le=4096, description="Tokens scored, then learned from, at once."
     )
-    window_tokens: int = Field(
-        256, ge=0, le=8192, description="Tokens of context before each chunk."
+    stride_tokens: int = Field(
+        512, ge=16, le=8192, description="Tokens read before a window of context begins anew."
+    )
+    overlap_tokens: int = Field(
+        128, ge=1, le=8192, description="Tokens of the window before that begin the next one."
+    )
+    gate: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Chunks are not learned from whose loss is under so many times the running "
+        "mean; 0 learns from all, 1 from about half.",
     )
     version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
     drift_budget: float = Field(

@@ -2,91 +2,115 @@
 
 Score first, single pass: the forward pass whose losses are reported is the one that is learned
 from, so no score has ever seen its own chunk. Base weights are never written to; the state is
-float32 throughout.
+float32 throughout, and what is settled (made a version) is a function of the text, the rule and the
+version before alone: windows and the rule's memory begin anew there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fluvial.adapt.rule import ChunkResult, Rule
+from fluvial.adapt.drift import Probe, settle
+from fluvial.adapt.live import Live
+from fluvial.adapt.rule import ChunkResult, Rule, Settlement
+from fluvial.adapt.step import Memory, step
+from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
 from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
-from fluvial.model.module import AdapterTensors, Module
 from fluvial.model.opening import AnyCheckpoint
+
+Place = tuple[str, int]
+"""Where a chunk begins: the reading, and how many of its tokens come before."""
+GATE_DECAY = 0.9
+JUMP = 1.1
+"""A state that reads worse than the frozen base by more than this factor is not kept."""
+JUMP_TOKENS = 512
+"""Over how many tokens at least."""
 
 
 @dataclass(eq=False)
-class _State:
-    """One session's adapter while it learns: live tensors and their optimiser."""
+class _Window:
+    """A side's open window, and the place that continues it."""
 
-    tensors: dict[str, Tensor]
-    optimizer: torch.optim.Adam
+    inner: Any
+    next: Place
+    tokens: int = 0
 
 
-class LearningModule(Protocol):
-    """A checkpoint in float32: what Module and Fallback have in common."""
+@dataclass(eq=False)
+class _Session:
+    """One session's live adapter, its rule's memory, its windows, and its losses since settled."""
 
-    def weight_scale(self, name: str) -> float:
-        """Return the Frobenius norm of a group's base weights."""
-        ...
-
-    def read(
-        self, token_ids: Tensor, *, adapter: AdapterTensors | None = None, past: Any = None
-    ) -> tuple[Tensor, Any]:
-        """Run tokens after `past`; return what `losses` takes, and the next past."""
-        ...
-
-    def losses(self, hidden_SD: Tensor, targets_S: Tensor, /) -> Tensor:
-        """Return each target's loss in nats."""
-        ...
+    live: Live
+    memory: Memory = field(default_factory=Memory)
+    windows: dict[str, _Window] = field(default_factory=dict)
+    mean_nats: float | None = None
+    tokens: int = 0
+    adapted_nats: float = 0.0
+    frozen_nats: float = 0.0
+    restored: bool = False
 
 
 class Learner:
-    """Holds a checkpoint in float32 and the live adapters of the sessions that read."""
+    """Holds a checkpoint and the live adapters of the sessions that read."""
 
-    def __init__(self, checkpoint: AnyCheckpoint, *, rule: Rule) -> None:
+    def __init__(
+        self,
+        checkpoint: AnyCheckpoint,
+        *,
+        rule: Rule,
+        graph_dir: Path | None = None,
+        positions: int = 4096,
+        probe: Sequence[int] = (0, 1),
+        drift_budget: float = float("inf"),
+    ) -> None:
+        """Read with the engine, its graph below `graph_dir`; None: in float32, slower.
+
+        `positions`: how long the graph's sequences may be, if it must be built. `probe`: tokens on
+        which drift is measured; `drift_budget` in nats a token.
+        """
         self._declaration = checkpoint.declaration
-        self._module = _open_module(checkpoint)
         self._rule = rule
-        self._states: dict[str, _State] = {}
-        self._base_norms = {
-            f"layers.{index}.{group.name}": self._module.weight_scale(
-                f"layers.{index}.{group.name}"
+        self._tracer: Tracer
+        if graph_dir is not None and isinstance(checkpoint, Checkpoint):
+            self._tracer = RecordedTracer(
+                checkpoint,
+                graph_dir=graph_dir,
+                positions=positions,
+                window_tokens=max(rule.window_tokens + 1, len(probe)),
             )
-            for index, layer in enumerate(self._declaration.layers)
-            for group in layer.groups
-        }
+        else:
+            self._tracer = ComputedTracer(checkpoint)
+        self._probe = Probe(probe, self._tracer)
+        self._budget = drift_budget
+        self._sessions: dict[str, _Session] = {}
 
     def use_threads(self, threads: int) -> None:
         """Compute with this many threads from now on."""
-        torch.set_num_threads(threads)
+        self._tracer.use_threads(threads)
 
     def load(self, session: str, tensors: Tensors | None) -> None:
-        """Start or restart a session from `tensors` (None: the base), with a fresh optimiser."""
+        """Start or restart a session from `tensors` (None: the base)."""
+        self.drop(session)
         if tensors is None:
             rule = self._rule
             tensors = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
-        live = {
-            name: torch.from_numpy(np.array(array)).requires_grad_()
-            for name, array in tensors.items()
-        }
-        self._states[session] = _State(live, self._create_optimizer(live))
+        self._sessions[session] = _Session(Live(tensors, rule=self._rule))
 
     def drop(self, session: str) -> None:
         """Forget a session's live state; unknown sessions are fine."""
-        self._states.pop(session, None)
+        state = self._sessions.pop(session, None)
+        if state is not None:
+            self._close_windows(state)
 
     def export(self, session: str) -> dict[str, NDArray[np.float32]]:
         """Copy out a session's adapter as it is now."""
-        return {
-            name: t.detach().numpy().copy() for name, t in self._states[session].tensors.items()
-        }
+        return self._sessions[session].live.export()
 
     def read(
         self,
@@ -96,98 +120,170 @@ class Learner:
         chunk: Sequence[int],
         learn: bool,
         compare: bool = True,
+        place: Place | None = None,
     ) -> ChunkResult:
         """Score `chunk` after `context` (at least one token), then learn from it if `learn`.
 
-        With `compare`, the frozen base is scored on the same window too. An update whose loss or
-        gradient is not finite is left out; the state stays what it was.
+        Where `place` follows the chunk before and the window has room, the window goes on, and of
+        `context` nothing is read. With `compare`, the frozen base is scored on the same window
+        too. An update whose loss or gradient is not finite is left out: the state is then that of
+        the last version again.
         """
-        state = self._states[session]
+        state = self._sessions[session]
         learn = learn and len(chunk) >= self._rule.min_tokens
-        frozen = self._score(context, chunk, None) if compare else None
-        with torch.set_grad_enabled(learn):
-            losses = self._losses(context, chunk, state.tensors)
-        adapted = float(losses.detach().sum())
-        learned = learn and self._update(state, losses.mean(), share=len(chunk))
+        frozen = None
+        if compare:
+            frozen = float(self._score(state, "frozen", context, chunk, place).sum())
+        adapted = float(self._score(state, "adapted", context, chunk, place).sum())
+        learned, skipped = self._learn(state, adapted, len(chunk), learn=learn)
+        restored = learn and not (learned or skipped)
+        if restored:
+            self._restart(state)
+            state.live.go_back()
+            state.restored = True
+        elif frozen is not None:
+            state.tokens += len(chunk)
+            state.adapted_nats += adapted
+            state.frozen_nats += frozen
         return ChunkResult(
             adapted_nats=adapted,
             frozen_nats=frozen,
             learned=learned,
-            drift=self.measure_drift(session) if learned else 0.0,
+            skipped=skipped,
+            restored=restored,
         )
 
-    def score(self, context: Sequence[int], chunk: Sequence[int]) -> float:
-        """Return the frozen base's loss on `chunk` after `context`, in nats, summed."""
-        return self._score(context, chunk, None)
+    def settle(self, session: str) -> Settlement:
+        """Make the live state fit to be a version (`drift.settle`); windows begin anew after it."""
+        state = self._sessions[session]
+        note = _find_jump(state)
+        if note:
+            state.live.go_back()
+        settled = settle(state.live, self._probe, budget=self._budget)
+        if state.restored:
+            note = "went back to the version before: a chunk's loss or gradient was not finite"
+        self._restart(state)
+        if not note or settled.note:
+            return settled
+        return Settlement(drift=settled.drift, scale=settled.scale, note=note)
 
-    @torch.no_grad()
-    def score_tokens(self, context: Sequence[int], chunk: Sequence[int]) -> list[float]:
-        """Return the frozen base's loss on each token of `chunk` after `context`, in nats."""
-        return self._losses(context, chunk, None).tolist()
+    def score(
+        self, context: Sequence[int], chunk: Sequence[int], *, tensors: Tensors | None = None
+    ) -> list[float]:
+        """Return the loss on each token of `chunk` after `context`, in nats, under an adapter.
 
-    @torch.no_grad()
-    def measure_drift(self, session: str) -> float:
-        """Return the size of the change in weights relative to the base weights, over all layers.
-
-        The root of sum |A B|^2 over sum |W|^2, from the rank-sized Gram matrices.
+        The chunk is cut where windows end (`Rule`); `tensors` None: the frozen base.
         """
-        tensors = self._states[session].tensors
-        change = 0.0
-        for name in self._base_norms:
-            a, b = tensors[f"{name}.a"], tensors[f"{name}.b"]
-            change += float(((a.T @ a) * (b @ b.T)).sum())
-        base = sum(norm**2 for norm in self._base_norms.values())
-        return float((max(change, 0.0) / base) ** 0.5)
+        live = None if tensors is None else Live(tensors, rule=self._rule)
+        text, begin = [*context, *chunk], len(context)
+        nats: list[float] = []
+        with torch.no_grad():
+            for start in range(begin, len(text), self._rule.stride_tokens):
+                before = text[max(0, start - max(1, self._rule.overlap_tokens)) : start]
+                window = self._tracer.open(before, live, learns=False)
+                for at in range(start, min(start + self._rule.stride_tokens, len(text)), 256):
+                    end = min(at + 256, start + self._rule.stride_tokens)
+                    nats += self._tracer.score(window, text[at:end], live).tolist()
+                    self._tracer.skip(window)
+                self._tracer.close(window)
+        return nats
+
+    def measure_drift(self, tensors: Tensors) -> float:
+        """Return the divergence of an adapter from the base on the probe, nats a token."""
+        return self._probe.measure(Live(tensors, rule=self._rule))
 
     def _score(
-        self, context: Sequence[int], chunk: Sequence[int], tensors: AdapterTensors | None
-    ) -> float:
-        with torch.no_grad():
-            return float(self._losses(context, chunk, tensors).sum())
+        self,
+        state: _Session,
+        side: str,
+        context: Sequence[int],
+        chunk: Sequence[int],
+        place: Place | None,
+    ) -> NDArray[np.float32]:
+        live = state.live if side == "adapted" else None
+        window = state.windows.get(side)
+        full = window is not None and window.tokens + len(chunk) > self._rule.stride_tokens
+        if window is None or place is None or window.next != place or full:
+            self._close_window(state, side)
+            kept = context[-max(1, self._rule.overlap_tokens) :]
+            inner = self._tracer.open(kept, live, learns=live is not None)
+            window = state.windows[side] = _Window(inner, ("", 0))
+        nats = self._tracer.score(window.inner, chunk, live)
+        window.tokens += len(chunk)
+        window.next = ("", 0) if place is None else (place[0], place[1] + len(chunk))
+        return nats
 
-    def _losses(
-        self, context: Sequence[int], chunk: Sequence[int], tensors: AdapterTensors | None
-    ) -> Tensor:
-        # The context only serves as keys and values: without gradients it needs no backward pass.
-        past = None
-        if len(context) > 1:
-            with torch.no_grad():
-                _, past = self._module.read(torch.tensor(context[:-1]), adapter=tensors)
-        inputs = torch.tensor([context[-1], *chunk[:-1]])
-        hidden, _ = self._module.read(inputs, adapter=tensors, past=past)
-        return self._module.losses(hidden, torch.tensor(chunk))
+    def _learn(
+        self, state: _Session, nats: float, tokens: int, *, learn: bool
+    ) -> tuple[bool, bool]:
+        """Learn from the chunk just scored; return whether it was, and whether the gate skipped."""
+        window = state.windows["adapted"].inner
+        surprising = self._is_surprising(state, nats / tokens)
+        if not learn or not surprising:
+            self._tracer.skip(window)
+            return False, learn and not surprising
+        if not np.isfinite(nats):
+            self._tracer.skip(window)
+            return False, False
+        self._tracer.differentiate(window, state.live)
+        return self._update(state, share=tokens), False
 
-    def _create_optimizer(self, live: dict[str, Tensor]) -> torch.optim.Adam:
-        """Give each tensor its rate: see `Rule`."""
-        groups = [
-            {"params": [tensor], "full_lr": self._choose_rate(name, tensor)}
-            for name, tensor in live.items()
-        ]
-        return torch.optim.Adam(groups, foreach=True)
+    def _is_surprising(self, state: _Session, mean_nats: float) -> bool:
+        before = state.mean_nats
+        if before is None:
+            state.mean_nats = mean_nats
+            return True
+        state.mean_nats = GATE_DECAY * before + (1 - GATE_DECAY) * mean_nats
+        return mean_nats >= self._rule.gate * before
 
-    def _choose_rate(self, name: str, tensor: Tensor) -> float:
-        if not name.endswith(".b"):
+    @torch.no_grad()
+    def _update(self, state: _Session, *, share: int) -> bool:
+        trained = state.live.trained
+        norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), self._rule.clip)
+        gradients = {name: t.grad for name, t in trained.items() if t.grad is not None}
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            # Steps don't shrink with the evidence, so a short chunk gets one in proportion.
+            part = min(1.0, share / self._rule.chunk_tokens)
+            for name, each in step(self._rule.method, gradients, state.memory).items():
+                trained[name].sub_(each, alpha=part * self._choose_rate(name))
+            state.live.touch()
+        for tensor in trained.values():
+            tensor.grad = None
+        return finite
+
+    def _choose_rate(self, name: str) -> float:
+        group, _, kind = name.rpartition(".")
+        if kind != "b":
             return self._rule.learning_rate
-        row_norm = self._base_norms[name.removesuffix(".b")] / tensor.shape[1] ** 0.5
-        return self._rule.weight_rate * row_norm
+        layer, name = group.removeprefix("layers.").split(".", 1)
+        outputs = next(
+            each.outputs
+            for each in self._declaration.layers[int(layer)].groups
+            if each.name == name
+        )
+        return self._rule.weight_rate * self._tracer.norms[group] / outputs**0.5
 
-    def _update(self, state: _State, loss: Tensor, *, share: int) -> bool:
-        # Adam's steps don't shrink with the evidence, so a short chunk gets a step in proportion.
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["full_lr"] * min(1.0, share / self._rule.chunk_tokens)
-        state.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(list(state.tensors.values()), self._rule.clip)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            return False
-        state.optimizer.step()
-        return True
+    def _restart(self, state: _Session) -> None:
+        """Forget all but the live tensors: what follows depends on them and the text alone."""
+        self._close_windows(state)
+        state.memory, state.mean_nats = Memory(), None
+        state.tokens, state.adapted_nats, state.frozen_nats = 0, 0.0, 0.0
+        state.restored = False
+
+    def _close_windows(self, state: _Session) -> None:
+        for side in [*state.windows]:
+            self._close_window(state, side)
+
+    def _close_window(self, state: _Session, side: str) -> None:
+        window = state.windows.pop(side, None)
+        if window is not None:
+            self._tracer.close(window.inner)
 
 
-def _open_module(checkpoint: AnyCheckpoint) -> LearningModule:
-    if isinstance(checkpoint, Checkpoint):
-        return Module(checkpoint)
-    # Only here: transformers is an extra, and takes seconds to load.
-    from fluvial.model.fallback import Fallback
-
-    return Fallback(checkpoint)
+def _find_jump(state: _Session) -> str:
+    """Return what is wrong with a state that reads far worse than the base; "" for a sound one."""
+    if state.tokens < JUMP_TOKENS or state.adapted_nats <= JUMP * state.frozen_nats:
+        return ""
+    worse = 100 * (state.adapted_nats / state.frozen_nats - 1)
+    return f"restored the version before: it read {worse:.0f} % worse than the base"

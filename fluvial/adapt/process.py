@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from fluvial.adapt.rule import ChunkResult, Rule
+from fluvial.adapt.rule import ChunkResult, Rule, Settlement
 from fluvial.child import Child, Reply
 from fluvial.errors import LearnerError
 from fluvial.frame import ClosedError
@@ -23,13 +23,26 @@ from fluvial.model.adapter import Tensors
 
 log = logging.getLogger(__name__)
 
+Place = tuple[str, int]
+"""Where a chunk begins: the reading, and how many of its tokens come before."""
 State = Literal["starting", "ready", "restarting", "off"]
 
 
 class LearnerProcess:
     """One learner in a process of its own. Thread-safe; one request at a time."""
 
-    def __init__(self, path: Path, *, sha256: str, rule: Rule, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sha256: str,
+        rule: Rule,
+        threads: int = 0,
+        graph_dir: Path | None = None,
+        positions: int = 4096,
+        drift_budget: float | None = None,
+    ) -> None:
+        """Learn as `Learner` does; `threads` 0 lets it choose."""
         self.rule = rule
         self.state: State = "off"
         self.generation = 0
@@ -39,6 +52,9 @@ class LearnerProcess:
             "sha256": sha256,
             "rule": asdict(rule),
             "threads": threads,
+            "graph_dir": None if graph_dir is None else str(graph_dir),
+            "positions": positions,
+            "drift_budget": drift_budget,
         }
         self._process: Child | None = None
         self._lock = threading.Lock()
@@ -54,12 +70,34 @@ class LearnerProcess:
         self._ask({"do": "load", "session": session}, body)
 
     def read(
-        self, session: str, *, context: Sequence[int], chunk: Sequence[int], learn: bool
+        self,
+        session: str,
+        *,
+        context: Sequence[int],
+        chunk: Sequence[int],
+        learn: bool,
+        place: Place | None = None,
     ) -> ChunkResult:
         """Score a chunk and perhaps learn from it (`Learner.read`). The session must be loaded."""
         header = {"do": "read", "session": session, "context": [*context], "chunk": [*chunk]}
-        reply, _ = self._ask({**header, "learn": learn})
+        reply, _ = self._ask({**header, "learn": learn, "place": place})
         return ChunkResult(**reply)
+
+    def settle(self, session: str) -> Settlement:
+        """Make a session's live state fit to be a version (`Learner.settle`)."""
+        return Settlement(**self._ask({"do": "settle", "session": session})[0])
+
+    def score(
+        self, context: Sequence[int], chunk: Sequence[int], *, tensors: Tensors | None = None
+    ) -> list[float]:
+        """Return the loss on each token of `chunk` under an adapter (`Learner.score`)."""
+        body = safetensors.numpy.save(dict(tensors)) if tensors is not None else b""
+        header = {"do": "score", "context": [*context], "chunk": [*chunk]}
+        return self._ask(header, body)[0]["nats"]
+
+    def measure_drift(self, tensors: Tensors) -> float:
+        """Return the divergence of an adapter from the base on the probe, nats a token."""
+        return self._ask({"do": "drift"}, safetensors.numpy.save(dict(tensors)))[0]["drift"]
 
     def export(self, session: str) -> dict[str, NDArray[np.float32]]:
         """Copy out a session's live adapter."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from fluvial.adapt.history import History
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.rule import ChunkResult
+from fluvial.adapt.unsaved import Unsaved
 from fluvial.errors import FluvialError, LearnerError, NotFoundError, StorageError
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.store.store import Store
@@ -50,9 +51,7 @@ class _Live:
 
     version: int
     generation: int
-    unsaved_tokens: int = 0
-    unsaved_updates: int = 0
-    drift: float = 0.0
+    unsaved: Unsaved = field(default_factory=Unsaved)
     held: list[Reading] = field(default_factory=list)
     """Messages read to the end whose learning no version holds yet; done once one does."""
 
@@ -228,21 +227,26 @@ class Reader:
         live = self._prepare(job)
         start = job.position
         chunk = job.ids[start : start + rule.chunk_tokens]
-        context = [self._first_token, *job.ids[:start]][-max(1, rule.window_tokens) :]
+        context = [self._first_token, *job.ids[:start]][-max(1, rule.overlap_tokens) :]
         learn = job.session.learning == "on"
         began = time.monotonic()
-        result = self._learner.read(job.session.id, context=context, chunk=chunk, learn=learn)
+        result = self._learner.read(
+            job.session.id,
+            context=context,
+            chunk=chunk,
+            learn=learn,
+            place=(job.reading.id, start),
+        )
         self._note_speed(job, len(chunk) / max(1e-6, time.monotonic() - began))
-        self._keep_score(job, chunk, result)
+        frozen_nats = self._keep_score(job, chunk, result)
         job.position += len(chunk)
         job.failures = 0
-        if result.learned:
-            live.unsaved_tokens += len(chunk)
-            live.unsaved_updates += 1
-            live.drift = result.drift
-        if live.unsaved_tokens >= self._version_tokens:
+        if result.learned or result.skipped or result.restored:
+            data = b"".join(map(self._tokenizer.token_bytes, chunk))
+            live.unsaved.add(data, tokens=len(chunk), result=result, frozen_nats=frozen_nats)
+        if live.unsaved.tokens >= self._version_tokens:
             self._save(job, live, status=None)
-        elif not live.unsaved_tokens:
+        elif not live.unsaved.tokens:
             job.reading = self._store.update_reading(job.reading, tokens_read=job.position)
         self._tell_reading(job)
 
@@ -264,11 +268,12 @@ class Reader:
         for session_id in [*self._live][:-1]:
             if len(self._live) <= MAX_LIVE_SESSIONS:
                 return
-            if not self._live[session_id].unsaved_tokens:
+            if not self._live[session_id].unsaved.tokens:
                 self._learner.drop(session_id)
                 del self._live[session_id]
 
-    def _keep_score(self, job: _Job, chunk: Sequence[int], result: ChunkResult) -> None:
+    def _keep_score(self, job: _Job, chunk: Sequence[int], result: ChunkResult) -> float:
+        """Store a chunk's scores; return the frozen model's, in nats."""
         if result.frozen_nats is None:  # evidence without its comparison would be none
             raise LearnerError("the learner answered without the frozen model's score")
         score = ChunkScore(
@@ -285,23 +290,32 @@ class Reader:
         )
         index = self._store.append_score(score)
         self._on_event("score", job.session, (index, score))
+        return result.frozen_nats
 
     def _save(self, job: _Job, live: _Live, *, status: ReadingStatus | None) -> None:
-        tensors = self._learner.export(job.session.id)
+        settled = self._learner.settle(job.session.id)
+        unsaved = live.unsaved
         job.session, version = self._history.save(
             job.session,
-            tensors,
+            self._learner.export(job.session.id),
             reading=job.reading,
             tokens_read=job.position,
             status=status or job.reading.status,
-            tokens_learned=live.unsaved_tokens,
-            updates=live.unsaved_updates,
-            drift=live.drift,
+            tokens_learned=unsaved.tokens,
+            updates=unsaved.updates,
+            skipped=unsaved.skipped,
+            text_sha256=unsaved.text_sha256,
+            score_before_bpb=unsaved.adapted_bpb,
+            frozen_bpb=unsaved.frozen_bpb,
+            drift=settled.drift,
+            scale=settled.scale,
+            note=settled.note,
+            rule=self._learner.rule.to_json(),
         )
         job.reading = replace(
             job.reading, tokens_read=job.position, status=status or job.reading.status
         )
-        live.version, live.unsaved_tokens, live.unsaved_updates = version.number, 0, 0
+        live.version, live.unsaved = version.number, Unsaved()
         for reading in live.held:
             self._store.update_reading(reading, status="done", tokens_read=reading.tokens_read)
         live.held = []
@@ -310,9 +324,9 @@ class Reader:
 
     def _end(self, job: _Job, status: ReadingStatus) -> None:
         live = self._live.get(job.session.id)
-        if live is not None and live.unsaved_tokens and status == "done" and self._has_more(job):
+        if live is not None and live.unsaved.tokens and status == "done" and self._has_more(job):
             live.held.append(_show(job))
-        elif live is not None and live.unsaved_tokens:
+        elif live is not None and live.unsaved.tokens:
             self._save(job, live, status=status)
         else:
             job.reading = self._store.update_reading(

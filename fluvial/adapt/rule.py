@@ -1,50 +1,110 @@
-"""How a learner moves an adapter: the settings of one update rule, and what an update answers."""
+"""How a learner moves an adapter: the settings of one update rule, and what it answers."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 from fluvial.config import Settings
+from fluvial.model.adapter import Adaptable
+
+Method = Literal["adam", "normed", "sign", "muon"]
+METHODS: tuple[Method, ...] = get_args(Method)
+STATE_BYTES = 3_000_000
+"""Most that a version takes on disk where the rank is chosen for the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Score first, then one Adam step on the mean loss of each chunk.
+    """Score first, then one step on the mean loss of each chunk.
 
-    `rank` of every low-rank term. `learning_rate` moves A and the gains, whose sizes are alike in
-    all models. B makes the change in weights, and weights differ in size from model to model: its
-    rate is `weight_rate` times the root mean square norm of the base weights' rows, layer by layer.
-    Gradients are clipped to norm `clip`; `seed` draws A. `window_tokens` precede each chunk of
-    `chunk_tokens`. Chunks under `min_tokens` are scored but not learned from: a full step on so
-    little evidence does more harm than good.
+    `method`: what is made of a gradient (`step.py`). `rank` of every low-rank term. B makes the
+    change in weights, and weights differ in size from model to model: its rate is `weight_rate`
+    times the root mean square norm of the base weights' rows, layer by layer. `learn_a` and
+    `learn_gains`: whether A and the gains move too, at `learning_rate`; else A stays as `seed`
+    drew it. Gradients are clipped to norm `clip`.
+
+    Text is read in windows of `stride_tokens`, each behind the last `overlap_tokens` of what came
+    before, and learned from in chunks of `chunk_tokens`. Chunks under `min_tokens` are scored but
+    not learned from: a full step on so little evidence does more harm than good. `gate`: chunks
+    are left out whose loss is under so many times the running mean (0: none are).
     """
 
+    method: Method = "adam"
     rank: int = 8
     learning_rate: float = 3e-3
     weight_rate: float = 6.4e-4
+    learn_a: bool = True
+    learn_gains: bool = True
     clip: float = 1.0
     seed: int = 0
-    window_tokens: int = 256
+    overlap_tokens: int = 128
+    stride_tokens: int = 512
     chunk_tokens: int = 256
     min_tokens: int = 32
+    gate: float = 0.0
 
     @staticmethod
-    def from_settings(settings: Settings) -> "Rule":
+    def from_settings(settings: Settings, declaration: Adaptable | None = None) -> "Rule":
+        """Return the rule that the settings say; `declaration` decides the rank left to choose."""
         return Rule(
-            rank=settings.rank,
+            method=settings.rule,
+            rank=settings.rank or choose_rank(declaration),
             learning_rate=settings.learning_rate,
             weight_rate=settings.weight_rate,
-            window_tokens=settings.window_tokens,
+            learn_a=settings.learn_a,
+            learn_gains=settings.learn_gains,
+            overlap_tokens=settings.overlap_tokens,
+            stride_tokens=settings.stride_tokens,
             chunk_tokens=settings.chunk_tokens,
+            gate=settings.gate,
         )
+
+    @property
+    def window_tokens(self) -> int:
+        """The longest window."""
+        return self.overlap_tokens + self.stride_tokens
+
+    def trains(self, name: str) -> bool:
+        """Whether this tensor of an adapter moves."""
+        kind = name.rpartition(".")[2]
+        return kind == "b" or (self.learn_a if kind == "a" else self.learn_gains)
+
+    def to_json(self) -> str:
+        """Return the rule in its canonical form, of which versions are named."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+
+def choose_rank(declaration: Adaptable | None) -> int:
+    """Return the greatest power of two, up to 8, whose B fits STATE_BYTES in float16."""
+    if declaration is None:
+        return 8
+    outputs = sum(group.outputs for layer in declaration.layers for group in layer.groups)
+    return next((rank for rank in (8, 4, 2) if 2 * rank * outputs <= STATE_BYTES), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkResult:
     """What reading one chunk found: losses in nats summed over its tokens, before any update.
 
-    `frozen_nats` is None where it was not asked for.
+    `frozen_nats` is None where it was not asked for. `skipped`: the gate left the chunk out;
+    `restored`: something was not finite, and the state is that of the last version again.
     """
 
     adapted_nats: float
     frozen_nats: float | None
     learned: bool
+    skipped: bool = False
+    restored: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """A live state made fit to be a version.
+
+    `drift`: divergence from the base on the probe, nats a token. `scale` is less than 1 where the
+    change was scaled back to its budget; `note` says why, or why it was refused.
+    """
+
     drift: float
+    scale: float = 1.0
+    note: str = ""

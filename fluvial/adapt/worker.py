@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 import safetensors.numpy
 
 from fluvial.adapt.learner import Learner
+from fluvial.adapt.probe import load_probe
 from fluvial.adapt.rule import Rule
 from fluvial.errors import FluvialError
 from fluvial.frame import ClosedError, read_frame, write_frame
-from fluvial.model.opening import open_model
+from fluvial.model.opening import open_model, open_tokenizer
 
 NICENESS = 10
 Reply = tuple[dict[str, Any], bytes]
@@ -36,9 +37,7 @@ def main() -> None:
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     header, _ = read_frame(requests)
-    learner = Learner(
-        open_model(Path(header["path"]), sha256=header["sha256"]), rule=Rule(**header["rule"])
-    )
+    learner = _open(header)
     threads, timings = header["threads"], {}
     if not threads:
         threads, timings = _measure_threads(learner)
@@ -47,6 +46,19 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     while True:
         header, body = read_frame(requests)
         write_frame(replies, *_answer(learner, header, body))
+
+
+def _open(header: dict[str, Any]) -> Learner:
+    checkpoint = open_model(Path(header["path"]), sha256=header["sha256"])
+    graph_dir, budget = header["graph_dir"], header["drift_budget"]
+    return Learner(
+        checkpoint,
+        rule=Rule(**header["rule"]),
+        graph_dir=None if graph_dir is None else Path(graph_dir),
+        positions=header["positions"],
+        probe=open_tokenizer(checkpoint).encode(load_probe()),
+        drift_budget=float("inf") if budget is None else budget,
+    )
 
 
 def _answer(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
@@ -63,9 +75,27 @@ def _load(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
 
 def _read(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
     result = learner.read(
-        header["session"], context=header["context"], chunk=header["chunk"], learn=header["learn"]
+        header["session"],
+        context=header["context"],
+        chunk=header["chunk"],
+        learn=header["learn"],
+        place=None if header["place"] is None else tuple(header["place"]),
     )
     return asdict(result), b""
+
+
+def _settle(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
+    return asdict(learner.settle(header["session"])), b""
+
+
+def _score(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
+    tensors = safetensors.numpy.load(body) if body else None
+    return {"nats": learner.score(header["context"], header["chunk"], tensors=tensors)}, b""
+
+
+def _measure_drift(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
+    del header
+    return {"drift": learner.measure_drift(safetensors.numpy.load(body))}, b""
 
 
 def _export(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
@@ -80,6 +110,9 @@ def _drop(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
 _ACTIONS: dict[str, Callable[[Learner, dict[str, Any], bytes], Reply]] = {
     "load": _load,
     "read": _read,
+    "settle": _settle,
+    "score": _score,
+    "drift": _measure_drift,
     "export": _export,
     "drop": _drop,
 }
@@ -99,7 +132,7 @@ def _measure_threads(learner: Learner, *, rounds: int = 3) -> tuple[int, dict[in
         for count in candidates:
             learner.use_threads(count)
             started = time.perf_counter()
-            learner.score([0], list(range(64)))
+            learner.score([0], list(range(1, 65)))
             times[count].append(time.perf_counter() - started)
     medians = {count: statistics.median(values) for count, values in times.items()}
     best = min(medians.values())

@@ -21,4 +21,4 @@ class Reference:
 
     def score(self, windows: list[list[int]]) -> list[list[float]]:
         """Return the loss in nats of each window's tokens but the first."""
-        return [self._learner.score_tokens(window[:1], window[1:]) for window in windows]
+        return [self._learner.score(window[:1], window[1:]) for window in windows]

@@ -96,6 +96,10 @@ class Fallback:
         """Return each target's loss in nats, float32 [s]."""
         return nn.functional.cross_entropy(logits_SV, targets_S, reduction="none")
 
+    def logits(self, logits_SV: Tensor) -> Tensor:
+        """Return what `read` has returned, which are the logits."""
+        return logits_SV
+
     @torch.no_grad()
     def step(
         self,

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from fluvial import __version__
@@ -21,6 +21,7 @@ from fluvial.engine.grammar import GrammarCompiler
 from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
+from fluvial.model.adapter import Adapter
 from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.built import ensure_graph
 from fluvial.model.graph import GRAPH_VERSION, Progress
@@ -39,6 +40,7 @@ from fluvial.service.service import Service
 from fluvial.store import Store
 from fluvial.types import ModelInfo
 
+GRAPHS_FOLDER = "graphs"
 LEAST_CACHE_TOKENS = 256
 """As many as the shortest context that can be set."""
 
@@ -59,14 +61,9 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         undo.callback(store.close)
         registry = Registry(settings.data_dir)
         info = registry.ensure(settings.model, offline=settings.offline)
-        learner = LearnerProcess(
-            Path(info.path),
-            sha256=info.sha256,
-            rule=Rule.from_settings(settings),
-            threads=settings.learner_threads,
-        )
-        undo.callback(learner.close)
         checkpoint = open_model(Path(info.path), sha256=info.sha256)
+        learner = _create_learner(settings, info=info, checkpoint=checkpoint)
+        undo.callback(learner.close)
         engine = open_engine(checkpoint, name=info.name, settings=settings, on_build=on_build)
         undo.callback(engine.close)
         service = _join(
@@ -81,6 +78,25 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         learner.start()
         undo.pop_all()
     return service
+
+
+def _create_learner(
+    settings: Settings, *, info: ModelInfo, checkpoint: AnyCheckpoint
+) -> LearnerProcess:
+    packed = settings.weights == "packed"
+    return LearnerProcess(
+        Path(info.path),
+        sha256=info.sha256,
+        rule=Rule.from_settings(settings, checkpoint.declaration),
+        threads=settings.learner_threads,
+        graph_dir=settings.data_dir / GRAPHS_FOLDER if packed else None,
+        positions=_count_positions(settings, checkpoint),
+        drift_budget=settings.drift_budget,
+    )
+
+
+def _count_positions(settings: Settings, checkpoint: AnyCheckpoint) -> int:
+    return min(settings.context_tokens, checkpoint.declaration.context_tokens)
 
 
 def open_engine(
@@ -133,7 +149,7 @@ def _open_decoder(
     on_build: Progress | None,
 ) -> tuple[Decoder | FallbackDecoder, int]:
     """Return the decoder, and on how many threads it runs; `grammars` are ready then, too."""
-    context_tokens = min(settings.context_tokens, checkpoint.declaration.context_tokens)
+    context_tokens = _count_positions(settings, checkpoint)
     if isinstance(checkpoint, OutlinedCheckpoint):
         threads = settings.threads or count_usable()
         with _prepare(grammars):
@@ -147,7 +163,7 @@ def _open_decoder(
     with _prepare(grammars):
         graph_folder = ensure_graph(
             checkpoint,
-            cache_dir=settings.data_dir / "graphs",
+            cache_dir=settings.data_dir / GRAPHS_FOLDER,
             positions=context_tokens,
             whole=settings.weights == "float32",
             progress=on_build,
@@ -229,6 +245,12 @@ def _join(
         version_tokens=settings.version_tokens,
         on_event=hub.publish,
     )
+    first_token = choose_first_token(engine.tokenizer)
+
+    def score(token_ids: Sequence[int], adapter: Adapter | None) -> Sequence[float]:
+        tensors = None if adapter is None else adapter.tensors
+        return learner.score([first_token], token_ids, tensors=tensors)
+
     return Service(
         settings=settings,
         model=info,
@@ -240,4 +262,6 @@ def _join(
         hub=hub,
         installed=registry.list,
         checkpoint=checkpoint,
+        score=score,
+        measure=learner.measure_drift,
     )

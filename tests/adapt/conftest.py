@@ -16,7 +16,7 @@ from fluvial.model.opening import choose_first_token, open_tokenizer
 from fluvial.store.store import Store
 from fluvial.types import Reading, Session
 
-RULE = Rule(rank=4, chunk_tokens=64, window_tokens=16)
+RULE = Rule(rank=4, chunk_tokens=64, overlap_tokens=16, stride_tokens=256)
 PATIENCE_S = 120
 
 

@@ -12,7 +12,7 @@ from fluvial.model.adapter import create_tensors
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from tests.reference import load_reference
 
-RULE = Rule(rank=4, chunk_tokens=64, window_tokens=16, min_tokens=8)
+RULE = Rule(rank=4, chunk_tokens=64, overlap_tokens=16, stride_tokens=256, min_tokens=8)
 TEXT = [3 + (7 * i * i + i) % 90 for i in range(64)]
 
 
@@ -36,14 +36,13 @@ def test_the_frozen_score_is_what_transformers_finds(
     with torch.no_grad():
         logits = load_reference(checkpoint)(ids).logits[0, len(context) - 1 : -1]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TEXT), reduction="sum")
-    assert learner.score(context, TEXT) == pytest.approx(float(expected), rel=1e-5)
-    assert sum(learner.score_tokens(context, TEXT)) == pytest.approx(float(expected), rel=1e-5)
+    assert sum(learner.score(context, TEXT)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_chunk_is_scored_before_it_is_learned_from(learner: Learner) -> None:
     first = learner.read("s", context=[0], chunk=TEXT, learn=True)
     assert first.learned
-    assert first.adapted_nats == pytest.approx(learner.score([0], TEXT), rel=1e-6)
+    assert first.adapted_nats == pytest.approx(sum(learner.score([0], TEXT)), rel=1e-6)
     second = learner.read("s", context=[0], chunk=TEXT, learn=False)
     assert second.adapted_nats < first.adapted_nats
     assert second.frozen_nats == first.frozen_nats
@@ -108,21 +107,6 @@ def test_values_that_are_not_finite_never_reach_the_state(
     before = learner.export("s")
     assert not learner.read("s", context=[0], chunk=TEXT, learn=True).learned
     _assert_same(learner.export("s"), before)
-
-
-def test_drift_is_the_relative_size_of_the_change_in_weights(
-    learner: Learner, checkpoint: Checkpoint
-) -> None:
-    assert learner.measure_drift("s") == 0.0
-    learner.read("s", context=[0], chunk=TEXT, learn=True)
-    tensors, change, base = learner.export("s"), 0.0, 0.0
-    for index, layer in enumerate(checkpoint.declaration.layers):
-        for group in layer.groups:
-            name = f"layers.{index}.{group.name}"
-            change += float(np.square(tensors[f"{name}.a"] @ tensors[f"{name}.b"]).sum())
-            for part, _ in group.parts:
-                base += float(np.square(checkpoint.matrix(f"layers.{index}.{part}")).sum())
-    assert learner.measure_drift("s") == pytest.approx((change / base) ** 0.5, rel=1e-4)
 
 
 def _step_plainly(checkpoint: Checkpoint, start: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

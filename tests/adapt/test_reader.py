@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fluvial.adapt.cache import AdapterCache
 from fluvial.errors import ConflictError, ModelError
 from tests.adapt.conftest import Desk, open_desk
 
@@ -141,11 +142,11 @@ def test_a_damaged_version_is_refused_by_name(desk: Desk) -> None:
     session = desk.begin()
     desk.wait_ended(session, desk.queue(session, TEXT))
     session = desk.store.session(session.id, owner="me")
-    path = desk.history.path(session, session.version)
+    path = desk.store.version_path(session, session.version)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    desk.history._cache.clear()
+    desk.history._cache = AdapterCache(kept=8)
     with pytest.raises(ModelError, match="is damaged .* restore another"):
         desk.history.adapter(session)
 
@@ -155,7 +156,7 @@ def test_versions_survive_and_equal_what_was_learned(desk: Desk) -> None:
     desk.wait_ended(session, desk.queue(session, TEXT))
     session = desk.store.session(session.id, owner="me")
     cached = desk.history.adapter(session)
-    desk.history._cache.clear()
+    desk.history._cache = AdapterCache(kept=8)
     loaded = desk.history.adapter(session)
     assert cached is not None
     assert loaded is not None
@@ -170,7 +171,7 @@ def test_the_version_in_force_can_not_be_deleted_others_can(desk: Desk) -> None:
     with pytest.raises(ConflictError):
         desk.history.delete(session, session.version)
     old = desk.store.versions(session)[0]
-    path = desk.history.path(session, old.number)
+    path = desk.store.version_path(session, old.number)
     desk.history.delete(session, old.number)
     assert not path.exists()
     session = desk.history.forget(session)

@@ -20,7 +20,7 @@ from fluvial.types import Message, Sampling
 from tests.foreign import save_foreign
 from tests.model.sample import write_folder
 
-RULE = Rule(rank=4, chunk_tokens=64, window_tokens=16, min_tokens=8)
+RULE = Rule(rank=4, chunk_tokens=64, overlap_tokens=16, stride_tokens=256, min_tokens=8)
 TEXT = [3 + (7 * i * i + i) % 90 for i in range(64)]
 
 
@@ -84,11 +84,12 @@ def test_its_learner_learns_in_a_process_too(checkpoint: AnyCheckpoint) -> None:
     learner.start()
     learner.load("s", None)
     results = [learner.read("s", context=[0, 5], chunk=TEXT, learn=True) for _ in range(16)]
+    drift = learner.settle("s").drift
     tensors = learner.export("s")
     learner.close()
     assert results[0].adapted_nats == pytest.approx(results[0].frozen_nats)
     assert results[-1].adapted_nats < 0.99 * results[0].adapted_nats
-    assert results[-1].drift > results[0].drift > 0
+    assert drift > 0
     assert {n: t.shape for n, t in tensors.items()} == list_shapes(checkpoint.declaration, rank=4)
 
 

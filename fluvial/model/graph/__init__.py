@@ -18,6 +18,6 @@ Output: `logits` float32 [k, vocabulary]. Operators of the domain "fluvial" are 
 """
 
 from fluvial.model.graph.build import GRAPH_VERSION, build
-from fluvial.model.graph.writer import GRAPH_FILE, WEIGHTS_FILE, Progress
+from fluvial.model.graph.writer import FINE_BITS, GRAPH_FILE, WEIGHTS_FILE, Progress
 
-__all__ = ["GRAPH_FILE", "GRAPH_VERSION", "WEIGHTS_FILE", "Progress", "build"]
+__all__ = ["FINE_BITS", "GRAPH_FILE", "GRAPH_VERSION", "WEIGHTS_FILE", "Progress", "build"]

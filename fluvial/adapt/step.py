@@ -1,0 +1,87 @@
+"""What is made of a gradient: the steps of the rules that were compared (docs/adaptation.md).
+
+All but Adam's are made the same size: the root mean square of a tensor's step is its rate.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fluvial.adapt.rule import Method
+
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
+ROUNDS = 5
+"""Of Newton-Schulz in Muon's step; coefficients from https://kellerjordan.github.io/posts/muon/"""
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+@dataclass(eq=False)
+class Memory:
+    """What a rule remembers of earlier gradients, by tensor; nothing for those without memory."""
+
+    count: int = 0
+    first: dict[str, Tensor] = field(default_factory=dict)
+    second: dict[str, Tensor] = field(default_factory=dict)
+
+
+def step(method: Method, gradients: Mapping[str, Tensor], memory: Memory) -> dict[str, Tensor]:
+    """Return each tensor's step, to be taken off after it is multiplied by the rate."""
+    memory.count += 1
+    return {name: _STEPS[method](name, each, memory) for name, each in gradients.items()}
+
+
+def _step_adam(name: str, gradient: Tensor, memory: Memory) -> Tensor:
+    """Adam (arXiv 1412.6980)."""
+    first = _average(memory.first, name, gradient, FIRST_DECAY)
+    second = _average(memory.second, name, gradient.square(), SECOND_DECAY)
+    first = first / (1 - FIRST_DECAY**memory.count)
+    second = second / (1 - SECOND_DECAY**memory.count)
+    return first / (second.sqrt() + EPSILON)
+
+
+def _step_normed(name: str, gradient: Tensor, memory: Memory) -> Tensor:
+    """The gradient itself, in a fixed size; nothing is remembered."""
+    del name, memory
+    return _normalise(gradient)
+
+
+def _step_sign(name: str, gradient: Tensor, memory: Memory) -> Tensor:
+    """The sign of the averaged gradient."""
+    return _average(memory.first, name, gradient, FIRST_DECAY).sign()
+
+
+def _step_muon(name: str, gradient: Tensor, memory: Memory) -> Tensor:
+    """The averaged gradient with its singular values made alike; a vector is only normalised."""
+    average = _average(memory.first, name, gradient, FIRST_DECAY)
+    return _normalise(_level(average) if average.ndim == 2 else average)
+
+
+def _average(averages: dict[str, Tensor], name: str, value: Tensor, decay: float) -> Tensor:
+    if name not in averages:
+        averages[name] = torch.zeros_like(value)
+    return averages[name].mul_(decay).add_(value, alpha=1 - decay)
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return x / (x.square().mean().sqrt() + 1e-20)
+
+
+def _level(x: Tensor) -> Tensor:
+    a, b, c = COEFFICIENTS
+    tall = len(x) > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-20)
+    for _ in range(ROUNDS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+_STEPS: dict[Method, Callable[[str, Tensor, Memory], Tensor]] = {
+    "adam": _step_adam,
+    "normed": _step_normed,
+    "sign": _step_sign,
+    "muon": _step_muon,
+}
