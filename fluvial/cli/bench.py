@@ -8,6 +8,7 @@ import click
 from fluvial.cli.option import config_option, data_dir_option, load_settings
 
 if TYPE_CHECKING:
+    from fluvial.bench.instruction import Failure
     from fluvial.config import Settings
 
 
@@ -247,6 +248,45 @@ def streams(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
         _print_streams(rows)
 
 
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@model_option
+@threads_option
+@data_dir_option
+@config_option
+def instructions(
+    as_json: bool,
+    model: str | None,
+    threads: int | None,
+    data_dir: Path | None,
+    config_file: Path | None,
+) -> None:
+    """Count how many of 100 checkable instructions the model follows, without learning."""
+    settings = load_settings(config_file, data_dir=data_dir, model=model, threads=threads)
+    from fluvial.bench.asking import ask
+    from fluvial.bench.instruction import run
+    from fluvial.cli.progress import Bar
+    from fluvial.model.opening import open_model
+    from fluvial.service.start import open_engine
+
+    checkpoint = open_model(_ensure(settings.model, settings))
+    with (
+        open_engine(checkpoint, name=settings.model, settings=settings) as engine,
+        Bar(unit="answers") as bar,
+    ):
+        bar.start(settings.model, total=None)
+        result = run(
+            ask(engine),
+            at_once=min(settings.batch_limit, settings.queue_limit),
+            on_answer=lambda done, total: bar.reach(done, total=total),
+        )
+    if as_json:
+        _print_line({"model": settings.model, **result})
+    else:
+        _print_failures(result["failed"])
+        click.echo(f"{settings.model}: {result['passed']} of {result['total']} followed")
+
+
 def _ensure(name: str, settings: "Settings") -> Path:
     """Return the file of a model, pulled first when it is not installed."""
     from fluvial.cli.progress import TransferBar
@@ -327,6 +367,16 @@ def _print_gains(result: dict[str, Any]) -> None:
         f"{result['model']}: median gain {result['median_gain_pct']:.2f}%, "
         f"median time {result['median_overhead']:.2f}x"
     )
+
+
+def _print_failures(failed: "list[Failure]") -> None:
+    from fluvial.cli.terminal import clean_line, print_table
+
+    rows = [
+        [str(each["number"]), *(clean_line(each[key], width=60) for key in ("prompt", "answer"))]
+        for each in failed
+    ]
+    print_table(["number", "not followed", "answer"], rows, right=(0,))
 
 
 def _print_streams(rows: list[dict[str, Any]]) -> None:
