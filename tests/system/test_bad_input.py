@@ -96,7 +96,7 @@ def test_an_unknown_session_is_a_404_everywhere(live: Live) -> None:
     ]
     assert len(paths) >= 15
     for method, path in paths:
-        filled = path.format(session_id=NOWHERE, number=1, reading_id="read_1")
+        filled = path.format(session_id=NOWHERE, version=1, reading_id="read_1")
         answer = live.client.request(method, filled)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), path
     body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
