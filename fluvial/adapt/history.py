@@ -8,8 +8,9 @@ from typing import Protocol
 from fluvial.adapt.cache import AdapterCache, make_key
 from fluvial.adapt.keeping import Keeper, Limits
 from fluvial.adapt.naming import name_version
-from fluvial.errors import ConflictError, ModelError
-from fluvial.model.adapter import Adaptable, Adapter, Tensors, decode, encode, hash_bytes
+from fluvial.errors import ConflictError, ModelError, NotFoundError
+from fluvial.model.adapter import Adaptable, Adapter, Tensors
+from fluvial.model.adapter_file import decode, encode, hash_bytes
 from fluvial.store.file import write_atomically
 from fluvial.store.store import Store
 from fluvial.types import (
@@ -78,6 +79,7 @@ class History:
             version = self._store.version(session, number)
             tensors = self.decode(self.read(session, version))
             found = self._cache.keep(Adapter(key, tensors))
+            self._require_kept(session, number)
         return found
 
     def read(self, session: Session, version: Version) -> bytes:
@@ -146,7 +148,7 @@ class History:
             note=note,
             rule=rule,
         )
-        data = encode(tensors, checkpoint=self._checkpoint)
+        data = encode(tensors, checkpoint=self._checkpoint, declaration=self._declaration)
         return self._put(
             session, draft, data, reading=reading, tokens_read=tokens_read, status=status
         )
@@ -167,7 +169,7 @@ class History:
 
         Raises ModelError, too, when they do not fit the model or are not finite.
         """
-        data = encode(tensors, checkpoint=self._checkpoint)
+        data = encode(tensors, checkpoint=self._checkpoint, declaration=self._declaration)
         self.decode(data)
         draft = Version(
             session=session.id,
@@ -285,6 +287,14 @@ class History:
         )
         self._keeper.make_room(session)
         return session, version
+
+    def _require_kept(self, session: Session, number: int) -> None:
+        """Let go of a version that was deleted while it was read. Raises NotFoundError then."""
+        try:
+            self._store.version(session, number)
+        except NotFoundError:
+            self._cache.drop([make_key(session, number)])
+            raise
 
     def _read_publication(self, session: Session, publication: Publication) -> bytes:
         if publication.checkpoint != session.checkpoint:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluvial.errors import ModelError
-from fluvial.model.adapter import create_tensors, decode, encode, hash_bytes, load
+from fluvial.model.adapter import create_tensors
+from fluvial.model.adapter_file import decode, encode, hash_bytes, load
 from fluvial.model.architecture.declaration import Declaration, declare_layer
 
 LAYER = declare_layer(
@@ -38,6 +39,38 @@ def test_every_bit_comes_back() -> None:
     found = decode(DATA, declaration=MODEL, checkpoint="abc")
     assert found.keys() == TENSORS.keys()
     assert all(np.array_equal(found[name], t) for name, t in TENSORS.items())
+
+
+def test_what_can_be_made_again_is_not_stored() -> None:
+    trained = {
+        name: t + np.float32(0.25) if name.endswith(".b") else t
+        for name, t in create_tensors(MODEL, rank=3, seed=0).items()
+    }
+    whole = encode(trained, checkpoint="abc")
+    small = encode(trained, checkpoint="abc", declaration=MODEL)
+    found = decode(small, declaration=MODEL, checkpoint="abc")
+    assert found.keys() == trained.keys()
+    assert all(np.array_equal(found[name], t) for name, t in trained.items())
+    halves = sum(t.size * 2 for name, t in trained.items() if name.endswith(".b"))
+    assert halves < len(small) < halves + 2000 < len(whole)
+
+
+def test_what_float16_can_not_hold_is_kept_whole() -> None:
+    rng = np.random.default_rng(0)
+    odd = {
+        name: rng.standard_normal(t.shape).astype(np.float32) * 1e5 for name, t in TENSORS.items()
+    }
+    found = decode(
+        encode(odd, checkpoint="abc", declaration=MODEL), declaration=MODEL, checkpoint="abc"
+    )
+    assert all(np.array_equal(found[name], t) for name, t in odd.items())
+
+
+def test_a_compact_file_that_lacks_what_was_learned_is_refused() -> None:
+    kept = {name: t for name, t in TENSORS.items() if name != "layers.1.o.b"}
+    data = encode(kept, checkpoint="abc", declaration=MODEL)
+    with pytest.raises(ModelError, match=r"lacks.*layers\.1\.o\.b"):
+        decode(data, declaration=MODEL, checkpoint="abc")
 
 
 def test_equal_adapters_have_equal_bytes() -> None:

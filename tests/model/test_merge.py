@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluvial.errors import InputError, ModelError
-from fluvial.model.adapter import create_tensors, decode, encode
+from fluvial.model.adapter import create_tensors
+from fluvial.model.adapter_file import decode, encode
 from fluvial.model.architecture.declaration import Declaration, declare_layer
 from fluvial.model.merge import MAX_PARTS, compress, compress_term, measure, merge
 from tests.families import create_random_adapter

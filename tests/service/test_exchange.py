@@ -14,7 +14,8 @@ from fluvial.adapt.bounding import Measure
 from fluvial.adapt.history import History
 from fluvial.config import load
 from fluvial.errors import ConflictError, FluvialError, ModelError, TooLargeError, UnsupportedError
-from fluvial.model.adapter import Tensors, encode
+from fluvial.model.adapter import Tensors
+from fluvial.model.adapter_file import encode
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.service import Service
 from fluvial.service import archive as archive_module

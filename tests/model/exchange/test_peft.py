@@ -11,7 +11,8 @@ import torch
 from peft import IA3Config, PeftModel
 
 from fluvial.errors import ConflictError, InputError, ModelError, StorageError, UnsupportedError
-from fluvial.model.adapter import create_tensors, decode, encode, list_shapes
+from fluvial.model.adapter import create_tensors, list_shapes
+from fluvial.model.adapter_file import decode, encode
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.exchange import export_peft, import_peft
 from tests.convert import write_gguf
