@@ -57,8 +57,6 @@ def _narrow(array: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def _widen(name: str, array: NDArray[Any]) -> NDArray[np.float32]:
-    if array.dtype not in (np.float16, np.float32):
-        raise ModelError(
-            f"the adapter file holds {array.dtype} at {name!r}; float16 or 32 is right"
-        )
+    if array.dtype.name not in KINDS:
+        raise ModelError(f"the adapter file holds {array.dtype} at {name!r}, not float16 or 32")
     return array.astype(np.float32)
