@@ -227,6 +227,24 @@ def test_what_is_deleted_leaves_memory_and_disk_and_other_caches_hear_of_it(
     assert len(dropped) == 3
 
 
+def test_a_version_that_is_deleted_while_it_is_read_does_not_stay_in_memory(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = save(open_toy_history(store), begin(store), 1)
+    history = open_toy_history(store)
+    decode = history.decode
+
+    def decode_late(data: bytes) -> Any:
+        history.forget(session)
+        return decode(data)
+
+    monkeypatch.setattr(history, "decode", decode_late)
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            history.load(session, 1)
+    assert len(history._cache._adapters) == 0
+
+
 def test_quotas_hold_while_a_session_reads_on(store: Store) -> None:
     dropped = Dropped()
     size_bytes = save(open_toy_history(store), begin(store), 1)[1].bytes
