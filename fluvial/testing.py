@@ -378,6 +378,8 @@ class ScriptedReader:
                 version=session.version,
                 learned=session.learning == "on",
                 created_at=time.time(),
+                reason="" if session.learning == "on" else "frozen",
+                seconds=0.25,
             )
             self._on_event("score", session, (self._store.append_score(score), score))
         if session.learning == "on":

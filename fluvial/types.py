@@ -12,6 +12,7 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "lark"]
 ReadingKind = Literal["document", "message"]
 ReadingStatus = Literal["queued", "reading", "done", "cancelled", "failed"]
 Learning = Literal["on", "frozen"]
+Unlearned = Literal["", "frozen", "short", "unsurprising", "not_finite"]
 VersionOrigin = Literal["read", "merge", "import", "adopt", "branch"]
 
 BASE_VERSION = 0
@@ -208,7 +209,9 @@ class ChunkScore:
 
     `start` is the index of its first token in the reading. `frozen_nats` and `adapted_nats` are
     summed over `tokens`, on the same window. `version` is the version in force when it was scored;
-    `learned` tells whether an update followed.
+    `learned` tells whether an update followed, `reason` why none did: the session was frozen, the
+    chunk too short, not surprising enough for the rule's gate, or its loss or gradient not finite.
+    `seconds` is the time that scoring and learning took. Older scores tell neither ("", None).
     """
 
     session: str
@@ -221,6 +224,8 @@ class ChunkScore:
     version: int
     learned: bool
     created_at: float
+    reason: Unlearned = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,8 @@ def view_score(index: int, score: ChunkScore) -> Json:
         "adapted_bits_per_byte": score.adapted_nats / bits if bits else 0.0,
         "version": score.version,
         "learned": score.learned,
+        "reason": score.reason,
+        "seconds": score.seconds,
         "created_at": score.created_at,
     }
 

@@ -105,6 +105,8 @@ score = Table(
     Column("version", Integer, nullable=False),
     Column("learned", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("seconds", Float),
     Index("score_by_reading", "reading", "start"),
 )
 

@@ -80,8 +80,10 @@ def _learn(store: Store, session: Session, reading: Reading, *, start: int, pare
         frozen_nats=1400.25,
         adapted_nats=1300.125,
         version=parent,
-        learned=True,
+        learned=parent == 0,
         created_at=1795311927.5,
+        reason="unsurprising" if parent else "",
+        seconds=1.25,
     )
     store.append_score(score)
     number = store.next_version(session)

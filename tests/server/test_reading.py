@@ -50,6 +50,8 @@ def test_scores_are_bits_per_byte_and_can_be_asked_for_after_an_index(server: Ru
     assert [score["start"] for score in scores] == [0, 64, 128, 192]
     assert scores[0]["frozen_bits_per_byte"] == pytest.approx(1 / 0.6931, rel=1e-3)
     assert scores[0]["adapted_bits_per_byte"] == pytest.approx(0.5 / 0.6931, rel=1e-3)
+    told = (scores[0]["learned"], scores[0]["reason"], scores[0]["seconds"])
+    assert told == (True, "", 0.25)
     after = scores[1]["index"]
     rest = server.client.get(f"{path}/scores", params={"after": after}).json()["data"]
     assert rest == scores[2:]

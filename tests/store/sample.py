@@ -22,8 +22,10 @@ def make_score(reading: Reading, *, start: int = 0, tokens: int = 512) -> ChunkS
         frozen_nats=1.5 * tokens,
         adapted_nats=1.25 * tokens,
         version=0,
-        learned=True,
+        learned=start == 0,
         created_at=1000.5,
+        reason="" if start == 0 else "unsurprising",
+        seconds=0.75,
     )
 
 

@@ -30,6 +30,7 @@ NEW_FIELDS: dict[str, dict[str, object]] = {
     },
 }
 """What older folders tell of fields that came later."""
+NEW_IN_SCORES: dict[str, object] = {"reason": "", "seconds": None}
 
 spec = importlib.util.spec_from_file_location("make_store", GOLDEN / "make_store.py")
 assert spec is not None
@@ -67,7 +68,8 @@ def _add_new_fields(session: dict[str, Any]) -> dict[str, Any]:
         kind: [{**new, **record} for record in session[kind]] for kind, new in NEW_FIELDS.items()
     }
     versions = [_name_old(each, session=session) for each in changed["versions"]]
-    return {"published": [], **session, **changed, "versions": versions}
+    scores = [[index, {**NEW_IN_SCORES, **score}] for index, score in session["scores"]]
+    return {"published": [], **session, **changed, "scores": scores, "versions": versions}
 
 
 def _name_old(version: dict[str, Any], *, session: dict[str, Any]) -> dict[str, Any]:
