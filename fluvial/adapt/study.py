@@ -1,0 +1,182 @@
+"""Read one text after another through the learner: its chunks, their scores, and versions.
+
+What a session has learned since its last version lives in the learner process alone. It becomes a
+version every `version_tokens`, and when the session has nothing more to read.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from fluvial.adapt.desk import Job
+from fluvial.adapt.history import History
+from fluvial.adapt.process import LearnerProcess
+from fluvial.adapt.rule import ChunkResult
+from fluvial.adapt.unsaved import Unsaved
+from fluvial.errors import LearnerError
+from fluvial.model.tokenizer import Tokenizer
+from fluvial.store.store import Store
+from fluvial.types import ChunkScore, Reading, ReadingStatus, Session
+
+OnEvent = Callable[[str, Session, object], None]
+MAX_LIVE_SESSIONS = 4
+
+
+@dataclass(eq=False)
+class _Live:
+    """The learner's live state of one session: the version it grew from, what it read since."""
+
+    version: int
+    generation: int
+    unsaved: Unsaved = field(default_factory=Unsaved)
+    held: list[Reading] = field(default_factory=list)
+    """Messages read to the end whose learning no version holds yet; done once one does."""
+
+
+class Study:
+    """The sessions that are live in the learner; only the reading thread may use it."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        history: History,
+        learner: LearnerProcess,
+        tokenizer: Tokenizer,
+        first_token: int,
+        version_tokens: int,
+        on_event: OnEvent,
+    ) -> None:
+        self._store, self._history, self._learner = store, history, learner
+        self._tokenizer = tokenizer
+        self._first_token = first_token
+        self._version_tokens = version_tokens
+        self._on_event = on_event
+        self._live: OrderedDict[str, _Live] = OrderedDict()
+
+    @property
+    def held(self) -> set[str]:
+        """The readings that were read to the end, and wait for a version with those after them."""
+        return {reading.id for live in self._live.values() for reading in live.held}
+
+    @property
+    def holding(self) -> set[str]:
+        """The sessions of which readings are held."""
+        return {session for session, live in self._live.items() if live.held}
+
+    def forget(self, session: Session) -> None:
+        """Give up what the session learned since its last version."""
+        self._live.pop(session.id, None)
+
+    def read_chunk(self, job: Job) -> None:
+        """Score a job's next chunk, learn from it, and save a version if one is due."""
+        rule = self._learner.rule
+        live = self._prepare(job)
+        start = job.position
+        chunk = job.ids[start : start + rule.chunk_tokens]
+        context = [self._first_token, *job.ids[:start]][-max(1, rule.overlap_tokens) :]
+        learn = job.session.learning == "on"
+        began = time.monotonic()
+        result = self._learner.read(
+            job.session.id,
+            context=context,
+            chunk=chunk,
+            learn=learn,
+            place=(job.reading.id, start),
+        )
+        job.note_speed(len(chunk) / max(1e-6, time.monotonic() - began))
+        frozen_nats = self._keep_score(job, chunk, result)
+        job.position += len(chunk)
+        job.failures = 0
+        if result.learned or result.skipped or result.restored:
+            data = b"".join(map(self._tokenizer.token_bytes, chunk))
+            live.unsaved.add(data, tokens=len(chunk), result=result, frozen_nats=frozen_nats)
+        if live.unsaved.tokens >= self._version_tokens:
+            self._save(job, live, status=None)
+        elif not live.unsaved.tokens:
+            job.reading = self._store.update_reading(job.reading, tokens_read=job.position)
+
+    def end(self, job: Job, status: ReadingStatus, *, has_more: Callable[[], bool]) -> None:
+        """Save what a job has learned; a message waits where the session `has_more` of them."""
+        live = self._live.get(job.session.id)
+        if live is not None and live.unsaved.tokens and status == "done" and has_more():
+            live.held.append(job.show())
+        elif live is not None and live.unsaved.tokens:
+            self._save(job, live, status=status)
+        else:
+            job.reading = self._store.update_reading(
+                job.reading, status=status, tokens_read=job.position
+            )
+
+    def _prepare(self, job: Job) -> _Live:
+        """Make sure that the learner's live state is the version in force."""
+        live = self._live.get(job.session.id)
+        fresh = live is not None and live.generation == self._learner.generation
+        if live is None or not fresh or live.version != job.session.version:
+            adapter = self._history.adapter(job.session)
+            self._learner.load(job.session.id, adapter.tensors if adapter else None)
+            live = _Live(version=job.session.version, generation=self._learner.generation)
+            self._live[job.session.id] = live
+        self._live.move_to_end(job.session.id)
+        self._drop_idle()
+        return live
+
+    def _drop_idle(self) -> None:
+        """Bound the learner's memory: let go of sessions with nothing unsaved, oldest first."""
+        for session_id in [*self._live][:-1]:
+            if len(self._live) <= MAX_LIVE_SESSIONS:
+                return
+            if not self._live[session_id].unsaved.tokens:
+                self._learner.drop(session_id)
+                del self._live[session_id]
+
+    def _keep_score(self, job: Job, chunk: Sequence[int], result: ChunkResult) -> float:
+        """Store a chunk's scores; return the frozen model's, in nats."""
+        if result.frozen_nats is None:  # evidence without its comparison would be none
+            raise LearnerError("the learner answered without the frozen model's score")
+        score = ChunkScore(
+            session=job.session.id,
+            reading=job.reading.id,
+            start=job.position,
+            tokens=len(chunk),
+            bytes=sum(job.lengths[job.position : job.position + len(chunk)]),
+            frozen_nats=result.frozen_nats,
+            adapted_nats=result.adapted_nats,
+            version=job.session.version,
+            learned=result.learned,
+            created_at=time.time(),
+        )
+        index = self._store.append_score(score)
+        self._on_event("score", job.session, (index, score))
+        return result.frozen_nats
+
+    def _save(self, job: Job, live: _Live, *, status: ReadingStatus | None) -> None:
+        settled = self._learner.settle(job.session.id)
+        unsaved = live.unsaved
+        job.session, version = self._history.save(
+            job.session,
+            self._learner.export(job.session.id),
+            reading=job.reading,
+            tokens_read=job.position,
+            status=status or job.reading.status,
+            tokens_learned=unsaved.tokens,
+            updates=unsaved.updates,
+            skipped=unsaved.skipped,
+            text_sha256=unsaved.text_sha256,
+            score_before_bpb=unsaved.adapted_bpb,
+            frozen_bpb=unsaved.frozen_bpb,
+            drift=settled.drift,
+            scale=settled.scale,
+            note=settled.note,
+            rule=self._learner.rule.to_json(),
+        )
+        job.reading = replace(
+            job.reading, tokens_read=job.position, status=status or job.reading.status
+        )
+        live.version, live.unsaved = version.number, Unsaved()
+        for reading in live.held:
+            self._store.update_reading(reading, status="done", tokens_read=reading.tokens_read)
+        live.held = []
+        self._on_event("version", job.session, version)
+        self._on_event("session", job.session, job.session)
