@@ -6,7 +6,7 @@ float32 throughout, and what is settled (made a version) is a function of the te
 version before alone: windows and the rule's memory begin anew there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fluvial.model.opening import AnyCheckpoint
 Place = tuple[str, int]
 """Where a chunk begins: the reading, and how many of its tokens come before."""
 GATE_DECAY = 0.9
+SCORED_AT_ONCE = 256
 JUMP = 1.1
 """A state that reads worse than the frozen base by more than this factor is not kept."""
 JUMP_TOKENS = 512
@@ -68,11 +69,13 @@ class Learner:
         positions: int = 4096,
         probe: Sequence[int] = (0, 1),
         drift_budget: float = float("inf"),
+        most_windows: int = 1,
     ) -> None:
         """Read with the engine, its graph below `graph_dir`; None: in float32, slower.
 
         `positions`: how long the graph's sequences may be, if it must be built. `probe`: tokens on
-        which drift is measured; `drift_budget` in nats a token.
+        which drift is measured; `drift_budget` in nats a token. `most_windows`: how many times as
+        long as the rule's the windows of `score` may be.
         """
         self._declaration = checkpoint.declaration
         self._rule = rule
@@ -82,7 +85,7 @@ class Learner:
                 checkpoint,
                 graph_dir=graph_dir,
                 positions=positions,
-                window_tokens=max(rule.window_tokens + 1, len(probe)),
+                window_tokens=max(most_windows * rule.window_tokens + 1, len(probe)),
             )
         else:
             self._tracer = ComputedTracer(checkpoint)
@@ -153,6 +156,16 @@ class Learner:
             restored=restored,
         )
 
+    def read_frozen(
+        self, session: str, *, context: Sequence[int], chunk: Sequence[int], place: Place
+    ) -> float:
+        """Score `chunk` with the frozen base alone, in windows as `read` does; nats, summed."""
+        return float(self._score(self._sessions[session], "frozen", context, chunk, place).sum())
+
+    def restart(self, session: str) -> None:
+        """Let a session's windows begin anew, and its rule's memory."""
+        self._restart(self._sessions[session])
+
     def settle(self, session: str) -> Settlement:
         """Make the live state fit to be a version (`drift.settle`); windows begin anew after it."""
         state = self._sessions[session]
@@ -168,23 +181,33 @@ class Learner:
         return Settlement(drift=settled.drift, scale=settled.scale, note=note)
 
     def score(
-        self, context: Sequence[int], chunk: Sequence[int], *, tensors: Tensors | None = None
+        self,
+        context: Sequence[int],
+        chunk: Sequence[int],
+        *,
+        tensors: Tensors | None = None,
+        windows: int = 1,
+        on_tokens: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
         """Return the loss on each token of `chunk` after `context`, in nats, under an adapter.
 
-        The chunk is cut where windows end (`Rule`); `tensors` None: the frozen base.
+        The chunk is cut where windows end (`Rule`), these being `windows` times as long; `tensors`
+        None: the frozen base. `on_tokens` is told how many are done.
         """
         live = None if tensors is None else Live(tensors, rule=self._rule)
         text, begin = [*context, *chunk], len(context)
+        stride = windows * self._rule.stride_tokens
+        overlap = max(1, windows * self._rule.overlap_tokens)
         nats: list[float] = []
         with torch.no_grad():
-            for start in range(begin, len(text), self._rule.stride_tokens):
-                before = text[max(0, start - max(1, self._rule.overlap_tokens)) : start]
+            for start in range(begin, len(text), stride):
+                before = text[max(0, start - overlap) : start]
                 window = self._tracer.open(before, live, learns=False)
-                for at in range(start, min(start + self._rule.stride_tokens, len(text)), 256):
-                    end = min(at + 256, start + self._rule.stride_tokens)
+                for at in range(start, min(start + stride, len(text)), SCORED_AT_ONCE):
+                    end = min(at + SCORED_AT_ONCE, start + stride)
                     nats += self._tracer.score(window, text[at:end], live).tolist()
                     self._tracer.skip(window)
+                    on_tokens(len(nats))
                 self._tracer.close(window)
         return nats
 

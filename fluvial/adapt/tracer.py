@@ -159,6 +159,7 @@ class RecordedTracer:
             raise LearnerError("the learner has no room for another window")
         rows = tuple(range(len(tokens))) if wanted else ()
         adapter = None if live is None else live.freeze()
+        self._recorder.recording = window.learns
         return self._recorder.step([Part(cache, tokens, adapter, rows)])[0]
 
 

@@ -1,35 +1,78 @@
 """Measure what learning while reading is worth: frozen and adapting, same windows, one run.
 
-One pass over each text, score before learn. The two sides alternate chunk by chunk, so that a
-machine whose speed drifts treats both alike; times are sums over chunks.
+One pass over each text, score before learn. The two sides alternate chunk by chunk, both on the
+engine, so that a machine whose speed drifts treats both alike; times are sums over chunks, and what
+a version costs (its drift is measured) counts as the adapting side's.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import log
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fluvial.adapt.learner import Learner
-from fluvial.adapt.rule import Rule
+from fluvial.adapt.probe import load_probe
+from fluvial.adapt.rule import Rule, Settlement
+from fluvial.bench.machine import describe_machine, list_versions
 from fluvial.bench.text import read_text
 from fluvial.config import Settings
-from fluvial.model.checkpoint import open_checkpoint
+from fluvial.model.adapter import Tensors
+from fluvial.model.adapter_file import encode
+from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 from fluvial.model.tokenizer import Tokenizer
 
 QUICK_TOKENS = 2048
-OnChunk = Callable[[str, int, int], None]
+LONG_WINDOWS = 4
+UNRELATED_TOKENS = 8192
+SESSION = "bench"
+OnTokens = Callable[[str, int, int], None]
+Ask = Callable[[Tensors | None], int]
+"""Asks a fixed set of instructions under an adapter (None: the base); returns how many pass."""
 
 
 @dataclass(kw_only=True)
 class _Sums:
+    """What one pass over a text adds up."""
+
     frozen_nats: float = 0.0
     adapted_nats: float = 0.0
     frozen_s: float = 0.0
     adapted_s: float = 0.0
+    updates: int = 0
+    skipped: int = 0
+    settled: list[Settlement] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A model to read with, and how its bytes are counted."""
+
+    name: str
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    learner: Learner
+    first: int
+
+    def count_bytes(self, ids: Sequence[int]) -> int:
+        return sum(len(self.tokenizer.token_bytes(token)) for token in ids)
+
+    def score_bpb(
+        self,
+        ids: Sequence[int],
+        *,
+        tensors: Tensors | None = None,
+        windows: int = 1,
+        on_tokens: Callable[[int], None] = lambda done: None,
+    ) -> float:
+        """Return bits per byte of a text read without learning."""
+        nats = self.learner.score(
+            [self.first], ids, tensors=tensors, windows=windows, on_tokens=on_tokens
+        )
+        return math.fsum(nats) / math.log(2) / self.count_bytes(ids)
 
 
 def run(
@@ -39,84 +82,170 @@ def run(
     settings: Settings,
     quick: bool = False,
     tokens: int | None = None,
-    on_chunk: OnChunk | None = None,
+    unrelated: Path | None = None,
+    beside_path: Path | None = None,
+    ask: Ask | None = None,
+    on_tokens: OnTokens = lambda path, done, total: None,
 ) -> dict[str, Any]:
-    """Read each file twice, frozen and adapting, and return the table of figures.
+    """Read each file frozen and adapting, and return the table of figures.
 
     `tokens` stops after that many of each file, `quick` after 2,048. Each starts from the base.
-    Raises InputError for a file that can't be read as UTF-8 or is empty.
+    `unrelated` is scored before and after each; `beside_path`, a second model, reads the same bytes
+    frozen; `ask` counts instructions that are followed, before and after. Raises InputError for a
+    file that can't be read as UTF-8 or is empty.
     """
     texts = [(path, read_text(path)) for path in files]
-    checkpoint = open_checkpoint(model_path)
-    tokenizer = open_tokenizer(checkpoint)
-    rule = Rule.from_settings(settings)
-    learner = Learner(checkpoint, rule=rule)
-    if settings.learner_threads:
-        learner.use_threads(settings.learner_threads)
+    foreign = None if unrelated is None else read_text(unrelated)
+    model = _open(model_path, settings)
+    beside = None if beside_path is None else _open(beside_path, settings)
     limit = QUICK_TOKENS if quick else tokens
-    rows = [
-        _measure(
-            path,
-            text,
-            learner=learner,
-            tokenizer=tokenizer,
-            rule=rule,
-            limit=limit,
-            on_chunk=on_chunk,
-        )
-        for path, text in texts
-    ]
+    ids = None if foreign is None else model.tokenizer.encode(foreign)[:UNRELATED_TOKENS]
+    before = {
+        "unrelated_before_bpb": None if ids is None else round(model.score_bpb(ids), 5),
+        "instructions_before": None if ask is None else ask(None),
+    }
+    rows: list[dict[str, Any]] = []
+    for path, text in texts:
+        row = _measure(path, text, model, settings=settings, limit=limit, on_tokens=on_tokens)
+        tensors = model.learner.export(SESSION)
+        row["state_bytes"] = _count_bytes(model, tensors)
+        row |= before | _measure_damage(model, tensors, ids=ids, ask=ask)
+        row["beside_bpb"] = None if beside is None else _read_beside(beside, text, row)
+        rows.append(row)
     return {
-        "model": model_path.parent.name if model_path.stem == "model" else model_path.stem,
-        "rule": {"name": "adam", **vars(rule)},
+        "model": model.name,
+        "beside": None if beside is None else beside.name,
+        "rule": asdict(Rule.from_settings(settings, model.checkpoint.declaration)),
+        "version_tokens": settings.version_tokens,
+        "drift_budget": settings.drift_budget,
         "files": rows,
         "median_gain_pct": round(statistics.median(row["gain_pct"] for row in rows), 3),
         "median_overhead": round(statistics.median(row["overhead"] for row in rows), 3),
+        "machine": describe_machine(),
+        "versions": list_versions("onnxruntime", "torch"),
     }
+
+
+def _open(path: Path, settings: Settings) -> _Model:
+    checkpoint = open_checkpoint(path)
+    tokenizer = open_tokenizer(checkpoint)
+    learner = Learner(
+        checkpoint,
+        rule=Rule.from_settings(settings, checkpoint.declaration),
+        graph_dir=settings.data_dir / "graphs",
+        positions=min(settings.context_tokens, checkpoint.declaration.context_tokens),
+        probe=tokenizer.encode(load_probe()),
+        drift_budget=settings.drift_budget,
+        most_windows=LONG_WINDOWS,
+    )
+    learner.use_threads(settings.learner_threads or 1)
+    return _Model(
+        name=path.parent.name if path.stem == "model" else path.stem,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        learner=learner,
+        first=choose_first_token(tokenizer),
+    )
 
 
 def _measure(
     path: Path,
     text: str,
+    model: _Model,
     *,
-    learner: Learner,
-    tokenizer: Tokenizer,
-    rule: Rule,
+    settings: Settings,
     limit: int | None,
-    on_chunk: OnChunk | None,
+    on_tokens: OnTokens,
 ) -> dict[str, Any]:
-    ids = tokenizer.encode(text)[:limit]
-    num_bytes = sum(len(tokenizer.token_bytes(token)) for token in ids)
-    first = choose_first_token(tokenizer)
-    learner.load("bench", None)
-    sums = _Sums()
-    for start in range(0, len(ids), rule.chunk_tokens):
-        context = [first, *ids[:start]][-max(1, rule.window_tokens) :]
-        _read_both(learner, sums, context, ids[start : start + rule.chunk_tokens])
-        if on_chunk is not None:
-            on_chunk(str(path), min(start + rule.chunk_tokens, len(ids)), len(ids))
+    ids = model.tokenizer.encode(text)[:limit]
+    size_bytes = model.count_bytes(ids)
+    sums = _read(
+        model, ids, settings=settings, on_tokens=lambda n: on_tokens(str(path), n, len(ids))
+    )
+    name = f"{path}, long windows"
+    long_bpb = model.score_bpb(
+        ids, windows=LONG_WINDOWS, on_tokens=lambda n: on_tokens(name, n, len(ids))
+    )
     frozen_bpb, adapted_bpb = (
-        nats / log(2) / num_bytes for nats in (sums.frozen_nats, sums.adapted_nats)
+        nats / math.log(2) / size_bytes for nats in (sums.frozen_nats, sums.adapted_nats)
     )
     return {
         "path": str(path),
         "tokens": len(ids),
-        "bytes": num_bytes,
-        "window_tokens": rule.window_tokens + rule.chunk_tokens,
+        "bytes": size_bytes,
+        "window_tokens": Rule.from_settings(settings, model.checkpoint.declaration).window_tokens,
         "frozen_bpb": round(frozen_bpb, 5),
+        "long_window_bpb": round(long_bpb, 5),
         "adapted_bpb": round(adapted_bpb, 5),
         "gain_pct": round(100 * (1 - adapted_bpb / frozen_bpb), 3),
+        "updates": sums.updates,
+        "skipped": sums.skipped,
+        "drift": round(sums.settled[-1].drift, 5),
+        "scaled_back": sum(settled.scale < 1 for settled in sums.settled),
+        "notes": sorted({settled.note for settled in sums.settled if settled.note}),
         "frozen_s": round(sums.frozen_s, 2),
         "adapted_s": round(sums.adapted_s, 2),
         "overhead": round(sums.adapted_s / sums.frozen_s, 3),
     }
 
 
-def _read_both(learner: Learner, sums: _Sums, context: Sequence[int], chunk: Sequence[int]) -> None:
-    started = time.perf_counter()
-    sums.frozen_nats += learner.score(context, chunk)
-    between = time.perf_counter()
-    result = learner.read("bench", context=context, chunk=chunk, learn=True, compare=False)
+def _read(
+    model: _Model, ids: Sequence[int], *, settings: Settings, on_tokens: Callable[[int], None]
+) -> _Sums:
+    learner, sums = model.learner, _Sums()
+    rule = Rule.from_settings(settings, model.checkpoint.declaration)
+    learner.load(SESSION, None)
+    learner.load("frozen", None)
+    unsaved = 0
+    for start in range(0, len(ids), rule.chunk_tokens):
+        chunk = ids[start : start + rule.chunk_tokens]
+        context = [model.first, *ids[:start]][-max(1, rule.overlap_tokens) :]
+        unsaved += len(chunk)
+        last = start + len(chunk) == len(ids)
+        _read_both(learner, sums, context, chunk, start=start)
+        if unsaved >= settings.version_tokens or last:
+            begun_s = time.perf_counter()
+            sums.settled.append(learner.settle(SESSION))
+            sums.adapted_s += time.perf_counter() - begun_s
+            learner.restart("frozen")
+            unsaved = 0
+        on_tokens(start + len(chunk))
+    return sums
+
+
+def _read_both(
+    learner: Learner, sums: _Sums, context: Sequence[int], chunk: Sequence[int], *, start: int
+) -> None:
+    place = ("text", start)
+    begun_s = time.perf_counter()
+    sums.frozen_nats += learner.read_frozen("frozen", context=context, chunk=chunk, place=place)
+    between_s = time.perf_counter()
+    result = learner.read(
+        SESSION, context=context, chunk=chunk, learn=True, compare=False, place=place
+    )
+    sums.adapted_s += time.perf_counter() - between_s
+    sums.frozen_s += between_s - begun_s
     sums.adapted_nats += result.adapted_nats
-    sums.frozen_s += between - started
-    sums.adapted_s += time.perf_counter() - between
+    sums.updates += result.learned
+    sums.skipped += result.skipped
+
+
+def _measure_damage(
+    model: _Model, tensors: Tensors, *, ids: Sequence[int] | None, ask: Ask | None
+) -> dict[str, Any]:
+    after = None if ids is None else model.score_bpb(ids, tensors=tensors)
+    return {
+        "unrelated_after_bpb": None if after is None else round(after, 5),
+        "instructions_after": None if ask is None else ask(tensors),
+    }
+
+
+def _count_bytes(model: _Model, tensors: Tensors) -> int:
+    declaration, sha256 = model.checkpoint.declaration, model.checkpoint.sha256
+    return len(encode(tensors, checkpoint=sha256, declaration=declaration))
+
+
+def _read_beside(beside: _Model, text: str, row: dict[str, Any]) -> float:
+    """Return bits per byte of the same bytes, as far as its tokens can be cut there."""
+    whole = text.encode()[: row["bytes"]].decode(errors="ignore")
+    return round(beside.score_bpb(beside.tokenizer.encode(whole)), 5)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluvial.cli.bench_adapt import adapt
+from fluvial.cli.installed import ensure_model, print_line
 from fluvial.cli.option import config_option, data_dir_option, load_settings
 
 if TYPE_CHECKING:
     from fluvial.bench.instruction import Failure
-    from fluvial.config import Settings
 
 
 @click.group()
@@ -17,55 +18,7 @@ def bench() -> None:
     """Measure Fluvial on this machine."""
 
 
-@bench.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
-@click.option("--quick", is_flag=True, help="Only the first 2,048 tokens of each file.")
-@click.option("--tokens", type=click.IntRange(1), help="Stop after this many tokens of each file.")
-@click.option("--model", help="Model to measure; pulled first when it is not installed.")
-@data_dir_option
-@config_option
-def adapt(
-    files: tuple[Path, ...],
-    as_json: bool,
-    quick: bool,
-    tokens: int | None,
-    model: str | None,
-    data_dir: Path | None,
-    config_file: Path | None,
-) -> None:
-    """Compare reading FILES frozen with reading them while learning, on the same windows."""
-    settings = load_settings(config_file, data_dir=data_dir, model=model)
-    from fluvial.cli.progress import Bar
-
-    path = _ensure(settings.model, settings)
-    from fluvial.bench.adapt import run
-
-    with Bar(unit="tokens") as reading:
-
-        def show(path: str, done: int, total: int) -> None:
-            if not reading.is_at(path):
-                reading.start(path, total=total)
-            reading.reach(done, total=total)
-
-        result = run(
-            list(files),
-            model_path=path,
-            quick=quick,
-            tokens=tokens,
-            settings=settings,
-            on_chunk=show,
-        )
-    if as_json:
-        _print_line(result)
-    else:
-        _print_gains(result)
-
+bench.add_command(adapt)
 
 model_option = click.option(
     "--model", help="Model to measure; pulled first when it is not installed."
@@ -113,7 +66,8 @@ def engine(
     check_installed()
     plan = QUICK if quick else Plan()
     targets = [
-        Target(name=name, path=_ensure(name, settings)) for name in dict.fromkeys(models or MODELS)
+        Target(name=name, path=ensure_model(name, settings))
+        for name in dict.fromkeys(models or MODELS)
     ]
     result = run(
         targets,
@@ -123,7 +77,7 @@ def engine(
         on_note=write_note,
     )
     if as_json:
-        _print_line(result)
+        print_line(result)
     else:
         _print_speeds(result)
 
@@ -163,7 +117,7 @@ def quality(
     from fluvial.engine.thread import count_usable
 
     check_installed()
-    target = Target(name=settings.model, path=_ensure(settings.model, settings))
+    target = Target(name=settings.model, path=ensure_model(settings.model, settings))
     with Bar(unit="windows") as bar:
 
         def show(side: str, done: int, total: int) -> None:
@@ -181,7 +135,7 @@ def quality(
             on_progress=show,
         )
     if as_json:
-        _print_line(result)
+        print_line(result)
     else:
         _print_perplexities(result)
 
@@ -214,7 +168,7 @@ def profile(
     from fluvial.bench.report import render, update
     from fluvial.engine.thread import count_usable
 
-    path = _ensure(settings.model, settings)
+    path = ensure_model(settings.model, settings)
     result = run(
         path,
         name=settings.model,
@@ -225,7 +179,7 @@ def profile(
         text = update(document.read_text(encoding="utf-8"), result)
         document.write_text(text, encoding="utf-8")
     if as_json:
-        _print_line(asdict(result))
+        print_line(asdict(result))
     else:
         click.echo(render(result))
 
@@ -243,7 +197,7 @@ def streams(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
         prepared = prepare(folder, names=names, progress=bar)
     rows = [each.to_json() for each in prepared]
     if as_json:
-        _print_line({"streams": rows})
+        print_line({"streams": rows})
     else:
         _print_streams(rows)
 
@@ -269,7 +223,7 @@ def instructions(
     from fluvial.model.opening import open_model
     from fluvial.service.start import open_engine
 
-    checkpoint = open_model(_ensure(settings.model, settings))
+    checkpoint = open_model(ensure_model(settings.model, settings))
     with (
         open_engine(checkpoint, name=settings.model, settings=settings) as engine,
         Bar(unit="answers") as bar,
@@ -281,26 +235,10 @@ def instructions(
             on_answer=lambda done, total: bar.reach(done, total=total),
         )
     if as_json:
-        _print_line({"model": settings.model, **result})
+        print_line({"model": settings.model, **result})
     else:
         _print_failures(result["failed"])
         click.echo(f"{settings.model}: {result['passed']} of {result['total']} followed")
-
-
-def _ensure(name: str, settings: "Settings") -> Path:
-    """Return the file of a model, pulled first when it is not installed."""
-    from fluvial.cli.progress import TransferBar
-    from fluvial.model.registry import Registry
-
-    with TransferBar() as bar:
-        info = Registry(settings.data_dir).ensure(name, offline=settings.offline, progress=bar)
-    return Path(info.path)
-
-
-def _print_line(result: dict[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(result, ensure_ascii=False))
 
 
 def _print_speeds(result: dict[str, Any]) -> None:
@@ -345,28 +283,6 @@ def _print_perplexities(result: dict[str, Any]) -> None:
         difference, error = result[key]["nats_per_token"], result[key]["standard_error"]
         known = "" if error is None else f" ± {error:.5f} (standard error)"
         click.echo(f"fluvial minus {label}: {difference:+.5f}{known} nats a token")
-
-
-def _print_gains(result: dict[str, Any]) -> None:
-    from fluvial.cli.terminal import print_table
-
-    headings = ["file", "tokens", "frozen bits/byte", "adapted bits/byte", "gain", "time"]
-    rows = [
-        [
-            str(file["path"]),
-            f"{file['tokens']:,}",
-            f"{file['frozen_bpb']:.4f}",
-            f"{file['adapted_bpb']:.4f}",
-            f"{file['gain_pct']:.2f}%",
-            f"{file['overhead']:.2f}x",
-        ]
-        for file in result["files"]
-    ]
-    print_table(headings, rows, right=(1, 2, 3, 4, 5))
-    click.echo(
-        f"{result['model']}: median gain {result['median_gain_pct']:.2f}%, "
-        f"median time {result['median_overhead']:.2f}x"
-    )
 
 
 def _print_failures(failed: "list[Failure]") -> None:

@@ -21,10 +21,12 @@ EMBEDDED = "embedded"
 class Recorder(Decoder):
     """`step` leaves in `outputs` what each linear gave, float32 [t, outputs], until the next step.
 
-    The names are those of the groups, such as `layers.3.qkv`, and `embedded`.
+    The names are those of the groups, such as `layers.3.qkv`, and `embedded`. Nothing is left
+    there, and no time spent on it, while `recording` is False.
     """
 
     outputs: dict[str, Floats]
+    recording: bool = True
 
     def _load(self, folder: Path, *, profile: Path | None) -> ort.InferenceSession:
         model = onnx.load(str(folder / GRAPH_FILE), load_external_data=False)
@@ -51,7 +53,11 @@ class Recorder(Decoder):
         return open_graph(model.SerializeToString(), folder, weights=self._weights, profile=profile)
 
     def _bind_outputs(self, *, tokens: int, rows: int) -> None:
+        self._binding.clear_binding_outputs()
         self._bind_output("logits", rows, self.vocab_size)
+        self.outputs.clear()
+        if not self.recording:
+            return
         for name, width in self._widths.items():
             self.outputs[name.removesuffix(".out")] = self._bind_output(name, tokens, width)
 
