@@ -100,7 +100,7 @@ def merge(
     body |= {} if rank is None else {"rank": rank}
     with connect_to(url, config_file) as client:
         made = client.post(session_path(session, "versions", "merge"), body, timeout_s=None)
-    click.echo(f"{name_version(made)} is in force; its rank holds all but {made['loss']:.2%}")
+    click.echo(f"{name_version(made)} is in force")
     if made["note"]:
         click.echo(made["note"])
 

@@ -16,6 +16,7 @@ from fluvial.model.exchange import export_gguf, export_peft, import_gguf, import
 from fluvial.model.exchange.gain import Fold
 from fluvial.model.opening import AnyCheckpoint
 from fluvial.service.archive import pack, unpack
+from fluvial.service.merging import LEAST_LOSS
 from fluvial.service.model import Served
 from fluvial.service.version import Versions
 from fluvial.types import Session, Version
@@ -112,7 +113,8 @@ class Exchange:
         format = recognise(data)
         tensors, loss = self._read(session, data, format=format, rank=rank or MAX_RANK)
         bounded = bound(tensors, budget=self._budget, measure=self._measure)
-        lost = f"rank {find_rank(tensors)} holds all but {loss:.2%} of it" if loss else ""
+        told = loss >= LEAST_LOSS
+        lost = f"rank {find_rank(tensors)} holds all but {loss:.2%} of it" if told else ""
         version = self._versions.put(
             session,
             lambda now: self._history.add(

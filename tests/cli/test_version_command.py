@@ -142,7 +142,7 @@ def test_merge_takes_versions_from_everywhere_one_may(
     say("publish", session, "1", "rivers")
     code, out, _ = say("merge", session, "2", f"{other}/1:0.5", "@rivers:-0.25", "--rank", "1")
     assert code == 0
-    assert "its rank holds all but" in out
+    assert "rank 1 of 3 holds all but" in out
     merged = list_versions(say, session)[-1]
     assert (merged["origin"], len(merged["parents"])) == ("merge", 3)  # type: ignore[arg-type]
     assert "[" in say("versions", session, "--json")[1]

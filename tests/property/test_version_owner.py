@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 
 from fluvial.errors import ConflictError, FluvialError, NotFoundError
 from fluvial.model.adapter import Tensors
-from fluvial.model.merge import compress, merge
-from fluvial.service.merging import Part
+from fluvial.model.merge import compress
+from fluvial.service.merging import Part, add_up
 from fluvial.store import Store
 from fluvial.testing import make_rig, make_tensors
 
@@ -189,7 +189,7 @@ class OwnerMachine(RuleBasedStateMachine):
                 self.rig.service.merging.merge(self._session(id), parts)
             return
         version = self.rig.service.merging.merge(self._session(id), parts).version
-        whole = merge([(first.tensors, 1.0), (second.tensors, 1.0)])
+        whole = add_up([(first.tensors, 1.0), (second.tensors, 1.0)])
         ranks = [each.tensors["layers.0.o.a"].shape[1] for each in (first, second)]
         expected = compress(whole, max(ranks)).tensors
         content = Content(expected, first.owners | second.owners)
@@ -205,7 +205,7 @@ class OwnerMachine(RuleBasedStateMachine):
             return
         version = self.rig.service.merging.merge(self._session(id), parts, rank=2).version
         given = self.published[name][1]
-        whole = merge([(mine.tensors, 1.0), (given.tensors, 0.5)])
+        whole = add_up([(mine.tensors, 1.0), (given.tensors, 0.5)])
         self.open_to[model.owner] |= given.owners
         content = Content(compress(whole, 2).tensors, mine.owners | given.owners)
         assert version.number == model.put(content)

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fluvial.errors import ConflictError, FluvialError, ForbiddenError, NotFoundError
-from fluvial.service.merging import Part
+from fluvial.service.merging import Part, add_up
 from fluvial.testing import MODEL, Rig, make_rig, make_tensors
 from fluvial.types import Session
 
@@ -99,6 +100,22 @@ def test_a_merge_over_the_drift_budget_is_scaled_back(rig: Rig) -> None:
     assert 0.09 < merged.version.drift <= 0.1
     assert 0 < merged.version.scale < 0.1
     assert "scaled back" in merged.version.note
+
+
+def test_versions_with_one_a_add_up_in_b_exactly() -> None:
+    one, two, three = (make_tensors(seed, rank=2) for seed in (1, 2, 3))
+    a, b = "layers.0.o.a", "layers.0.o.b"
+    shared = add_up([(one, 0.5), ({**two, a: one[a]}, -2.0)])
+    np.testing.assert_array_equal(shared[a], one[a])
+    np.testing.assert_allclose(shared[b], 0.5 * one[b] - 2 * two[b], rtol=1e-6)
+    apart = add_up([(one, 0.5), (three, -2.0)])
+    assert apart[a].shape == (4, 4)
+    np.testing.assert_allclose(
+        apart[a] @ apart[b], 0.5 * one[a] @ one[b] - 2 * three[a] @ three[b], atol=1e-7
+    )
+    np.testing.assert_allclose(
+        shared[a] @ shared[b], 0.5 * one[a] @ one[b] - 2 * one[a] @ two[b], atol=1e-7
+    )
 
 
 def test_events_tell_of_versions_that_do_not_come_from_reading(rig: Rig) -> None:
