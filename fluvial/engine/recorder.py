@@ -21,8 +21,9 @@ EMBEDDED = "embedded"
 class Recorder(Decoder):
     """`step` leaves in `outputs` what each linear gave, float32 [t, outputs], until the next step.
 
-    The names are those of the groups, such as `layers.3.qkv`, and `embedded`. Nothing is left
-    there, and no time spent on it, while `recording` is False.
+    The names are those of the groups, such as `layers.3.qkv`, and `embedded`; where a layer has
+    plain attention, also what that gave, such as `layers.3.attended`. Nothing is left there, and
+    no time spent on it, while `recording` is False.
     """
 
     outputs: dict[str, Floats]
@@ -33,7 +34,7 @@ class Recorder(Decoder):
         names = [f"{name}.out" for name in self._layout.unit_of]
         model.graph.output.extend(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["t", "features"])
-            for name in [EMBEDDED, *names]
+            for name in [EMBEDDED, *names, *_find_attended(model.graph)]
         )
         self._widths = {
             node.output[0]: attribute.i
@@ -47,6 +48,7 @@ class Recorder(Decoder):
             for attribute in node.attribute
             if node.op_type == "Embed" and attribute.name == "in_width"
         }
+        self._widths |= _find_attended(model.graph)
         self._widths[EMBEDDED] = self._embedding_width
         self._rooms: dict[str, Floats] = {}
         self.outputs = {}
@@ -68,3 +70,14 @@ class Recorder(Decoder):
         view = room[:rows]
         self._binding.bind_output(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
         return view
+
+
+def _find_attended(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return the names and widths of what attention gives, but for that among latents."""
+    latent = {name for node in graph.node if node.op_type == "HeadLinear" for name in node.input}
+    found: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "Attention" and node.output[0] not in latent:
+            numbers = {attribute.name: attribute.i for attribute in node.attribute}
+            found[node.output[0]] = numbers["heads"] * numbers["value_width"]
+    return found

@@ -10,6 +10,7 @@ from fluvial.engine.decoder import Cache, Decoder
 from fluvial.engine.protocol import Part
 from fluvial.engine.recorder import EMBEDDED, Recorder
 from fluvial.model.adapter import Adapter
+from fluvial.model.architecture.declaration import Attention
 from fluvial.model.built import ensure_graph
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.module import Module
@@ -55,6 +56,11 @@ def test_every_group_is_told_of(pair: Pair, checkpoint: Checkpoint) -> None:
         f"layers.{index}.{group.name}": (7, group.outputs)
         for index, layer in enumerate(checkpoint.declaration.layers)
         for group in layer.groups
+    }
+    expected |= {
+        f"layers.{index}.attended": (7, layer.mixer.o.inputs)
+        for index, layer in enumerate(checkpoint.declaration.layers)
+        if isinstance(layer.mixer, Attention)
     }
     expected[EMBEDDED] = (7, checkpoint.declaration.width)
     assert {name: each.shape for name, each in recorder.outputs.items()} == expected

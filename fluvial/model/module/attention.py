@@ -3,11 +3,14 @@
 Letters: s new tokens, p past tokens, t both, d width, h query heads, g key heads, w head width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fluvial.model.architecture.declaration import Attention
+from fluvial.model.module.attended import RecalledAttention, Scoring
 from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise
 from fluvial.model.module.mixer import State
 from fluvial.model.module.rotary import turn
@@ -21,6 +24,12 @@ class AttentionMixer:
         self._epsilon = weights.epsilon
         self._qkv = weights.linear(attention.qkv)
         self._o = weights.linear(attention.o)
+        self._recall = weights.recall
+        self._scoring: dict[str, Any] = {
+            "scale": attention.scale,
+            "window": attention.window,
+            "softcap": attention.softcap,
+        }
         self._norms = None
         if attention.head_norm:
             self._norms = weights.vector("q_norm"), weights.vector("k_norm")
@@ -34,32 +43,44 @@ class AttentionMixer:
         start: int,
     ) -> tuple[Tensor, State]:
         """See `Mixing`."""
+        q, k, v, gate = self._project(self._qkv(normal_SD, adapter), start)
+        k, v = _append(state, k, v)
+        mixed = self._attend(q, k, v)
+        if gate:
+            mixed = mixed * gate[0].sigmoid()
+        return self._o(mixed, adapter), (k, v)
+
+    def advance(self, *, state: State | None, start: int) -> State:
+        """See `Mixing`."""
+        _, k, v, _ = self._project(self._recall("qkv"), start)
+        return _append(state, k, v)
+
+    def _project(self, qkv_SO: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return turned queries and keys, values [heads, s, w], and the gate if there is one."""
         widths = [outputs for _, outputs in self._attention.qkv.parts]
-        q, k, v, *gate = self._qkv(normal_SD, adapter).split(widths, dim=-1)
+        q, k, v, *gate = qkv_SO.split(widths, dim=-1)
         q, k, v = (self._separate(part) for part in (q, k, v))
         if self._norms is not None:
             q = normalise(q, self._norms[0], self._epsilon)
             k = normalise(k, self._norms[1], self._epsilon)
         rotary = self._attention.rotary
-        q, k = turn(q, rotary, start=start), turn(k, rotary, start=start)
-        before = (k[:, :0], v[:, :0]) if state is None else state
-        # Joined even with nothing: a state must not be a view of what a recalled linear gave, whose
-        # memory the next step writes to.
-        k, v = torch.cat([before[0], k], dim=1), torch.cat([before[1], v], dim=1)
-        mixed = attend(
-            q,
-            k,
-            v,
-            scale=self._attention.scale,
-            window=self._attention.window,
-            softcap=self._attention.softcap,
-        )
-        if gate:
-            mixed = mixed * gate[0].sigmoid()
-        return self._o(mixed, adapter), (k, v)
+        return turn(q, rotary, start=start), turn(k, rotary, start=start), v, gate
+
+    def _attend(self, q_HSW: Tensor, k_GTW: Tensor, v_GTW: Tensor) -> Tensor:
+        if not self._recall.has("attended"):
+            return attend(q_HSW, k_GTW, v_GTW, **self._scoring)
+        scoring, known = Scoring(**self._scoring), self._recall("attended")
+        return RecalledAttention.apply(q_HSW, k_GTW, v_GTW, known, scoring)
 
     def _separate(self, x_SO: Tensor) -> Tensor:
         return x_SO.view(len(x_SO), -1, self._attention.head_width).transpose(0, 1)
+
+
+def _append(state: State | None, k_GSW: Tensor, v_GSW: Tensor) -> tuple[Tensor, Tensor]:
+    # Joined even with nothing: a state must not be a view of what a recalled linear gave, whose
+    # memory the next step writes to.
+    before = (k_GSW[:, :0], v_GSW[:, :0]) if state is None else state
+    return torch.cat([before[0], k_GSW], dim=1), torch.cat([before[1], v_GSW], dim=1)
 
 
 def attend(

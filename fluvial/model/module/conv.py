@@ -14,6 +14,7 @@ class ShortConvMixer:
     def __init__(self, conv: ShortConv, weights: LayerWeights) -> None:
         self._conv_in = weights.linear(conv.conv_in)
         self._conv_out = weights.linear(conv.conv_out)
+        self._recall = weights.recall
         self._taps_DK = weights.matrix("conv")
 
     def run(
@@ -28,6 +29,14 @@ class ShortConvMixer:
         b, c, x = self._conv_in(normal_SD, adapter).chunk(3, dim=-1)
         mixed, kept = convolve(b * x, self._taps_DK, None if state is None else state[0])
         return self._conv_out(c * mixed, adapter), (kept,)
+
+    def advance(self, *, state: State | None, start: int) -> State:
+        """See `Mixing`."""
+        b, _, x = self._recall("conv_in").chunk(3, dim=-1)
+        num_kept = self._taps_DK.shape[1] - 1
+        last = (b[-num_kept:] * x[-num_kept:]) if num_kept else b[:0]
+        before = b.new_zeros(num_kept, b.shape[1]) if state is None else state[0]
+        return (torch.cat([before, last])[len(last) :],)
 
 
 def convolve(x_SD: Tensor, taps_DK: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ class GatedDeltaMixer:
         self._epsilon = weights.epsilon
         self._delta_in = weights.linear(delta.delta_in)
         self._delta_out = weights.linear(delta.delta_out)
+        self._recall = weights.recall
         self._taps_FK = weights.matrix("conv")
         self._rate_H = weights.vector("decay").exp()
         self._rate_bias_H = weights.vector("decay_bias")
@@ -40,18 +41,29 @@ class GatedDeltaMixer:
         start: int,
     ) -> tuple[Tensor, State]:
         """See `Mixing`."""
+        read_HSV, z, next_state = self._remember(self._delta_in(normal_SD, adapter), state)
+        read_SHV = normalise(read_HSV.transpose(0, 1), self._norm_V, self._epsilon)
+        mixed = read_SHV.flatten(1) * F.silu(z)
+        return self._delta_out(mixed, adapter), next_state
+
+    def advance(self, *, state: State | None, start: int) -> State:
+        """See `Mixing`."""
+        return self._remember(self._recall("delta_in"), state)[2]
+
+    def _remember(
+        self, projected_SO: Tensor, state: State | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Return what was read of the memory [h, s, v], the output's gate, and the next state."""
         taps, memory_HWV = state if state is not None else (None, self._create_memory())
         widths = [outputs for _, outputs in self._delta.delta_in.parts]
-        qkv, z, b, a = self._delta_in(normal_SD, adapter).split(widths, dim=-1)
+        qkv, z, b, a = projected_SO.split(widths, dim=-1)
         qkv, taps = convolve(qkv, self._taps_FK, taps)
         q, k, v = self._separate(F.silu(qkv))
         log_decay_HS = (-self._rate_H * F.softplus(a + self._rate_bias_H)).T
         read_HSV, memory_HWV = apply_delta_rule(
             q, k, v, log_decay_HS=log_decay_HS, beta_HS=b.sigmoid().T, memory_HWV=memory_HWV
         )
-        read_SHV = normalise(read_HSV.transpose(0, 1), self._norm_V, self._epsilon)
-        mixed = read_SHV.flatten(1) * F.silu(z)
-        return self._delta_out(mixed, adapter), (taps, memory_HWV)
+        return read_HSV, z, (taps, memory_HWV)
 
     def _create_memory(self) -> Tensor:
         delta = self._delta

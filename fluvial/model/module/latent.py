@@ -30,6 +30,7 @@ class LatentMixer:
             self._q_norm = weights.vector("q_down_norm")
         self._q = weights.linear(latent.q)
         self._kv_down = weights.linear(latent.kv_down)
+        self._recall = weights.recall
         self._kv_norm = weights.vector("kv_down_norm")
         self._kv_up = weights.matrix("kv_up")
         self._o = weights.linear(latent.o)
@@ -44,16 +45,23 @@ class LatentMixer:
     ) -> tuple[Tensor, State]:
         """See `Mixing`."""
         q = self._query(normal_SD, adapter, start)
-        latent_SL, key_SR = self._kv_down(normal_SD, adapter).split(
-            [self._latent.kv_width, self._latent.rotary_width], dim=-1
-        )
-        latent = normalise(latent_SL, self._kv_norm, self._latent.norm_epsilon)
-        key = turn(key_SR[None], self._key_rotary, start=start)
-        if state is not None:
-            latent, key = torch.cat([state[0], latent]), torch.cat([state[1], key], dim=1)
+        latent, key = self._append(self._kv_down(normal_SD, adapter), state, start)
         k, v = self._expand(latent, key)
         mixed = attend(q, k, v, scale=self._latent.scale)
         return self._o(mixed, adapter), (latent, key)
+
+    def advance(self, *, state: State | None, start: int) -> State:
+        """See `Mixing`."""
+        return self._append(self._recall("kv_down"), state, start)
+
+    def _append(self, low_SO: Tensor, state: State | None, start: int) -> tuple[Tensor, Tensor]:
+        """Return all latents [t, l] and rotated keys [1, t, r], those of new tokens last."""
+        latent_SL, key_SR = low_SO.split([self._latent.kv_width, self._latent.rotary_width], dim=-1)
+        latent = normalise(latent_SL, self._kv_norm, self._latent.norm_epsilon)
+        key = turn(key_SR[None], self._key_rotary, start=start)
+        if state is None:
+            return latent, key
+        return torch.cat([state[0], latent]), torch.cat([state[1], key], dim=1)
 
     def _query(self, normal_SD: Tensor, adapter: AdapterTensors | None, start: int) -> Tensor:
         """Return turned queries [h, s, n + r]."""

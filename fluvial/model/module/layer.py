@@ -43,6 +43,7 @@ class Block:
 
     def __init__(self, layer: Layer, weights: LayerWeights) -> None:
         self._epsilon = weights.epsilon
+        self._layer, self._recall = layer, weights.recall
         self._mixer = _choose(_MIXERS, layer.mixer)(layer.mixer, weights)
         self._mlp = _choose(_MLPS, layer.mlp)(layer.mlp, weights)
         self._attention_norm = weights.vector("attention_norm")
@@ -68,6 +69,21 @@ class Block:
         normal = normalise(x_SD, self._mlp_norm, self._epsilon)
         wide = self._mlp.run(normal, adapter=adapter)
         return x_SD + self._after(wide, self._mlp_post_norm), state
+
+    def advance(self, *, state: State | None, start: int) -> State:
+        """Return the mixer's next state of a recalled layer, and nothing else."""
+        return self._mixer.advance(state=state, start=start)
+
+    def skip(self, x_SD: Tensor) -> Tensor:
+        """Return the tokens after a recalled layer, through which no gradient goes."""
+        mixed = self._recall(self._layer.mixer.groups[-1].name)
+        x_SD = x_SD + self._after(mixed, self._attention_post_norm)
+        if isinstance(self._layer.mlp, Mlp):
+            wide = self._recall(self._layer.mlp.groups[-1].name)
+        else:
+            normal = normalise(x_SD, self._mlp_norm, self._epsilon)
+            wide = self._mlp.run(normal, adapter=None)
+        return x_SD + self._after(wide, self._mlp_post_norm)
 
     def _after(self, branch_SD: Tensor, norm_D: Tensor | None) -> Tensor:
         return branch_SD if norm_D is None else normalise(branch_SD, norm_D, self._epsilon)

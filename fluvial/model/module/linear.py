@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluvial.errors import ModelError
 from fluvial.model.architecture.declaration import Group
 from fluvial.model.checkpoint import Checkpoint
 
@@ -42,16 +43,44 @@ class AnyLinear(Protocol):
 
 
 MakeLinear = Callable[[str, Group], AnyLinear]
+Recalling = Callable[[str], Tensor | None]
+
+
+class Recall:
+    """What the engine has told of one layer in its last step, by the names of its groups."""
+
+    def __init__(self, at: str, recall: Recalling | None) -> None:
+        self._at, self._recall = at, recall
+
+    def has(self, name: str) -> bool:
+        """Whether the engine has told of `name`."""
+        return self._recall is not None and self._recall(f"{self._at}.{name}") is not None
+
+    def __call__(self, name: str) -> Tensor:
+        """Return what it told. Raises ModelError when there is nothing."""
+        told = None if self._recall is None else self._recall(f"{self._at}.{name}")
+        if told is None:
+            raise ModelError(f"the engine has not told what {self._at}.{name} gave")
+        return told
 
 
 class LayerWeights:
     """Loads one layer's weights from a checkpoint; remembers the linears that can be adapted."""
 
     def __init__(
-        self, checkpoint: Checkpoint, index: int, *, make_linear: MakeLinear | None = None
+        self,
+        checkpoint: Checkpoint,
+        index: int,
+        *,
+        make_linear: MakeLinear | None = None,
+        recall: Recalling | None = None,
     ) -> None:
-        """`make_linear` gives something else in place of the linears of a group, by their name."""
+        """`make_linear` gives something else in place of the linears of a group, by their name.
+
+        `recall` tells what is known already of what the layer gives.
+        """
         self.name = f"layers.{index}"
+        self.recall = Recall(self.name, recall)
         self.epsilon = checkpoint.declaration.norm_epsilon
         self.linears: dict[str, Linear] = {}
         self._checkpoint = checkpoint

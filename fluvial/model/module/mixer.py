@@ -28,6 +28,10 @@ class Mixing(Protocol):
         """
         ...
 
+    def advance(self, *, state: State | None, start: int) -> State:
+        """Return the next state of a recalled layer, without mixing anything."""
+        ...
+
 
 class Widening(Protocol):
     """A layer's MLP or experts with their weights, made of (declaration, LayerWeights)."""

@@ -20,7 +20,8 @@ from fluvial.model.architecture.declaration import Group
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.module.layer import Block
 from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise, to_tensor
-from fluvial.model.module.model import Past, run_blocks
+from fluvial.model.module.mixer import State
+from fluvial.model.module.model import Past
 
 Floats = NDArray[np.float32]
 Product = Callable[[Floats], Floats]
@@ -37,7 +38,7 @@ class RecalledModule:
         self._products = products
         self._outputs: Mapping[str, Tensor] = {}
         self._blocks = [
-            Block(layer, LayerWeights(checkpoint, index, make_linear=self._make_linear))
+            Block(layer, self._describe(checkpoint, index))
             for index, layer in enumerate(self._declaration.layers)
         ]
         self._norm = to_tensor(checkpoint.vector("norm"))
@@ -48,15 +49,40 @@ class RecalledModule:
         *,
         adapter: AdapterTensors | None = None,
         past: Past | None = None,
+        first_layer: int = 0,
     ) -> tuple[Tensor, Past]:
         """Go through one step of the engine; return hidden states [s, d] and the next past.
 
         `outputs` are what `Recorder` tells of the step; they must not change before the backward
-        pass has ended.
+        pass has ended. Layers before `first_layer` are not gone through, so that nothing in them
+        gets a gradient. `past` takes no gradient, and the next one carries none.
         """
-        self._outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
-        x_SD, past = run_blocks(self._blocks, self._outputs["embedded"], adapter=adapter, past=past)
-        return normalise(x_SD, self._norm, self._declaration.norm_epsilon), past
+        self._remember(outputs)
+        start = 0 if past is None else past.tokens
+        x_SD = self._outputs["embedded"]
+        states: list[State] = []
+        for index, block in enumerate(self._blocks):
+            before = None if past is None else _detach(past.states[index])
+            if index < first_layer:
+                with torch.no_grad():
+                    state = block.advance(state=before, start=start)
+                    x_SD = block.skip(x_SD)
+            else:
+                x_SD, state = block.run(x_SD, state=before, adapter=adapter, start=start)
+            states.append(_detach(state))
+        hidden = normalise(x_SD, self._norm, self._declaration.norm_epsilon)
+        return hidden, Past(start + len(x_SD), tuple(states))
+
+    @torch.no_grad()
+    def advance(self, outputs: Mapping[str, Floats], past: Past | None = None) -> Past:
+        """Return the next past of a step that is not learned from, as `read` would."""
+        self._remember(outputs)
+        start = 0 if past is None else past.tokens
+        states = [
+            block.advance(state=None if past is None else past.states[index], start=start)
+            for index, block in enumerate(self._blocks)
+        ]
+        return Past(start + len(self._outputs["embedded"]), tuple(states))
 
     def losses(self, hidden_SD: Tensor, logits_SV: Floats, targets_S: Tensor) -> Tensor:
         """Return each target's loss in nats, float32 [s]. The logits are overwritten."""
@@ -68,9 +94,22 @@ class RecalledModule:
             self._declaration.logit_softcap,
         )
 
+    def _remember(self, outputs: Mapping[str, Floats]) -> None:
+        self._outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
+
+    def _describe(self, checkpoint: Checkpoint, index: int) -> LayerWeights:
+        def recall(name: str) -> Tensor | None:
+            return self._outputs.get(name)
+
+        return LayerWeights(checkpoint, index, make_linear=self._make_linear, recall=recall)
+
     def _make_linear(self, name: str, group: Group) -> "_RecalledLinear":
         del group
         return _RecalledLinear(name, self._products[name], lambda: self._outputs[name])
+
+
+def _detach(state: State) -> State:
+    return tuple(each.detach() for each in state)
 
 
 class _RecalledLinear:
