@@ -13,6 +13,7 @@ from fluvial.store.fault import translate_os
 from fluvial.store.file import SessionFolder, sweep
 from fluvial.store.lock import FolderLock
 from fluvial.store.migration import migrate
+from fluvial.store.publication import PUBLISHED_FOLDER
 from fluvial.store.reserve import Reserve
 
 _log = logging.getLogger(__name__)
@@ -61,13 +62,15 @@ def _prepare(database: Database, *, root: Path, reserve: Reserve, repair: bool) 
 
 
 def _require_not_lost(path: Path, *, root: Path) -> None:
-    """Refuse to begin an empty database beside files of sessions: the sweep would remove them."""
-    if not path.exists() and any(root.glob("sess_*")):
-        raise StorageError(
-            f"{path} is missing, but there are files of its sessions in {root}; restore the "
-            "database from a backup, or remove that folder to begin anew",
-            code="database_missing",
-        )
+    """Refuse to begin an empty database beside files that it named: the sweep would remove them."""
+    published = root.parent / PUBLISHED_FOLDER
+    for folder, pattern in ((root, "sess_*"), (published, "pub_*")):
+        if not path.exists() and any(folder.glob(pattern)):
+            raise StorageError(
+                f"{path} is missing, but there are files that it named in {folder}; restore the "
+                "database from a backup, or remove that folder to begin anew",
+                code="database_missing",
+            )
 
 
 def _repair(database: Database, *, root: Path) -> None:

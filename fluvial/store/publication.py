@@ -18,6 +18,8 @@ from fluvial.store.fault import translate_os
 from fluvial.store.file import discard_file, make_id, write_atomically
 from fluvial.types import Publication, Session, Version
 
+PUBLISHED_FOLDER = "published"
+
 _COLUMNS = table.select_columns(table.publication, Publication)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _FILE = re.compile(r"pub_[0-9a-f]{24}\.safetensors|\..*\.tmp", re.ASCII)

@@ -14,7 +14,7 @@ from fluvial.store.holding import HoldingTable
 from fluvial.store.lock import FolderLock
 from fluvial.store.message import MessageTable, Unset
 from fluvial.store.opening import open_parts
-from fluvial.store.publication import PublicationTable
+from fluvial.store.publication import PUBLISHED_FOLDER, PublicationTable
 from fluvial.store.reading import ReadingTable
 from fluvial.store.score import ScoreTable
 from fluvial.store.session import SessionTable
@@ -64,9 +64,8 @@ class Store:
         self._lock = lock
         self._learning = learning
         self.holdings = HoldingTable(database)
-        self.publications = PublicationTable(
-            database, clock=clock, folder=root.parent / "published"
-        )
+        folder = root.parent / PUBLISHED_FOLDER
+        self.publications = PublicationTable(database, clock=clock, folder=folder)
         self._sessions = SessionTable(database, clock=clock)
         self._messages = MessageTable(database, clock=clock)
         self._readings = ReadingTable(database, clock=clock, root=root)
@@ -89,8 +88,12 @@ class Store:
         """
         database, clock, root, lock = open_parts(data_dir, exclusive=exclusive)
         store = Store(database, clock=clock, root=root, lock=lock, learning=learning)
-        if exclusive:
-            store.publications.sweep()
+        try:
+            if exclusive:
+                store.publications.sweep()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def close(self) -> None:

@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from fluvial.errors import ConflictError, ForbiddenError, InputError, NotFoundError
+from fluvial.errors import (
+    ConflictError,
+    ForbiddenError,
+    InputError,
+    NotFoundError,
+    StorageError,
+)
 from fluvial.store import Store
 from fluvial.types import Session
 
@@ -69,3 +75,18 @@ def test_files_without_a_row_go_at_the_next_start(store: Store, session: Session
     assert again.publications.read(made) == b"one"
     assert {file.name for file in folder.iterdir()} == {f"{made.id}.safetensors", "mine.txt"}
     again.close()
+
+
+def test_a_lost_database_does_not_take_published_copies_with_it(
+    store: Store, session: Session
+) -> None:
+    store.publications.create(session, add_version(store, session), name="a", data=b"one")
+    store.delete_session(session)
+    folder, root = store.publications._folder, store._root.parent
+    store.close()
+    for file in root.glob("fluvial.sqlite3*"):
+        file.unlink()
+    with pytest.raises(StorageError) as caught:
+        Store.open(root)
+    assert caught.value.code == "database_missing"
+    assert len(list(folder.iterdir())) == 1
