@@ -20,6 +20,10 @@ class Job:
     failures: int = 0
     cancelled: bool = False
 
+    @property
+    def unsaved_tokens(self) -> int:
+        return self.position - self.reading.tokens_read
+
     def show(self) -> Reading:
         """Return the reading with its progress of this moment, not only what is saved."""
         return replace(self.reading, tokens_read=self.position)
@@ -81,6 +85,11 @@ class Desk:
                 drop()
             self._changed.notify_all()
             self._changed.wait_for(lambda: self.closing or not self._has(reading))
+
+    def is_cancelled(self, reading: Reading) -> bool:
+        """Whether a job is to be stopped."""
+        job = self.jobs.get(reading.id)
+        return job is not None and job.cancelled
 
     def release(self, job: Job) -> None:
         """Let go of a job."""

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fluvial.adapt.bounding import scale_tensors
 from fluvial.adapt.drift import Probe, settle
 from fluvial.adapt.live import Live
 from fluvial.adapt.rule import ChunkResult, Rule, Settlement
 from fluvial.adapt.step import Memory, step
+from fluvial.adapt.tally import Tally
 from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
 from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
@@ -28,10 +30,6 @@ Place = tuple[str, int]
 """Where a chunk begins: the reading, and how many of its tokens come before."""
 GATE_DECAY = 0.9
 SCORED_AT_ONCE = 256
-JUMP = 1.1
-"""A state that reads worse than the frozen base by more than this factor is not kept."""
-JUMP_TOKENS = 512
-"""Over how many tokens at least."""
 
 
 @dataclass(eq=False)
@@ -51,9 +49,7 @@ class _Session:
     memory: Memory = field(default_factory=Memory)
     windows: dict[str, _Window] = field(default_factory=dict)
     mean_nats: float | None = None
-    tokens: int = 0
-    adapted_nats: float = 0.0
-    frozen_nats: float = 0.0
+    tally: Tally = field(default_factory=Tally)
     restored: bool = False
 
 
@@ -130,7 +126,7 @@ class Learner:
         Where `place` follows the chunk before and the window has room, the window goes on, and of
         `context` nothing is read. With `compare`, the frozen base is scored on the same window
         too. An update whose loss or gradient is not finite is left out: the state is then that of
-        the last version again.
+        the last version again, and the score is its.
         """
         state = self._sessions[session]
         learn = learn and len(chunk) >= self._rule.min_tokens
@@ -144,10 +140,11 @@ class Learner:
             self._restart(state)
             state.live.go_back()
             state.restored = True
-        elif frozen is not None:
-            state.tokens += len(chunk)
-            state.adapted_nats += adapted
-            state.frozen_nats += frozen
+            if not np.isfinite(adapted):
+                adapted = float(self._score(state, "adapted", context, chunk, place).sum())
+                self._tracer.skip(state.windows["adapted"].inner)
+        elif learn and frozen is not None:
+            state.tally.add(tokens=len(chunk), adapted_nats=adapted, frozen_nats=frozen)
         return ChunkResult(
             adapted_nats=adapted,
             frozen_nats=frozen,
@@ -169,16 +166,13 @@ class Learner:
     def settle(self, session: str) -> Settlement:
         """Make the live state fit to be a version (`drift.settle`); windows begin anew after it."""
         state = self._sessions[session]
-        note = _find_jump(state)
-        if note:
-            state.live.go_back()
+        scale, note = _go_back_from_jump(state)
         settled = settle(state.live, self._probe, budget=self._budget)
         if state.restored:
             note = "went back to the version before: a chunk's loss or gradient was not finite"
         self._restart(state)
-        if not note or settled.note:
-            return settled
-        return Settlement(drift=settled.drift, scale=settled.scale, note=note)
+        note = "; ".join(filter(None, [note, settled.note]))
+        return Settlement(drift=settled.drift, scale=scale * settled.scale, note=note)
 
     def score(
         self,
@@ -241,13 +235,11 @@ class Learner:
     ) -> tuple[bool, bool]:
         """Learn from the chunk just scored; return whether it was, and whether the gate skipped."""
         window = state.windows["adapted"].inner
-        surprising = self._is_surprising(state, nats / tokens)
-        if not learn or not surprising:
+        finite = bool(np.isfinite(nats))
+        skipped = learn and finite and not self._is_surprising(state, nats / tokens)
+        if skipped or not (learn and finite):
             self._tracer.skip(window)
-            return False, learn and not surprising
-        if not np.isfinite(nats):
-            self._tracer.skip(window)
-            return False, False
+            return False, skipped
         self._tracer.differentiate(window, state.live)
         return self._update(state, share=tokens), False
 
@@ -290,8 +282,7 @@ class Learner:
     def _restart(self, state: _Session) -> None:
         """Forget all but the live tensors: what follows depends on them and the text alone."""
         self._close_windows(state)
-        state.memory, state.mean_nats = Memory(), None
-        state.tokens, state.adapted_nats, state.frozen_nats = 0, 0.0, 0.0
+        state.memory, state.mean_nats, state.tally = Memory(), None, Tally()
         state.restored = False
 
     def _close_windows(self, state: _Session) -> None:
@@ -304,9 +295,16 @@ class Learner:
             self._tracer.close(window.inner)
 
 
-def _find_jump(state: _Session) -> str:
-    """Return what is wrong with a state that reads far worse than the base; "" for a sound one."""
-    if state.tokens < JUMP_TOKENS or state.adapted_nats <= JUMP * state.frozen_nats:
-        return ""
-    worse = 100 * (state.adapted_nats / state.frozen_nats - 1)
-    return f"restored the version before: it read {worse:.0f} % worse than the base"
+def _go_back_from_jump(state: _Session) -> tuple[float, str]:
+    """Leave a state that reads far worse than the base; return what is left of it, and why.
+
+    A version before that read no better is halved: else nothing could be learned over it any more.
+    """
+    tally = state.tally
+    if not tally.jumped:
+        return 1.0, ""
+    state.live.go_back()
+    if not tally.began_so:
+        return 1.0, f"restored the version before: {tally.describe()}"
+    state.live.set(scale_tensors(state.live.export(), 0.5))
+    return 0.5, f"halved the version before: {tally.describe()}, from the first chunk on"

@@ -109,14 +109,34 @@ class Reader:
             return None
         held = self._study.held
         waiting = [(session, reading) for session, reading in queued if reading.id not in held]
+        self._let_go(waiting)
         oldest: OrderedDict[str, tuple[Session, Reading]] = OrderedDict()
         for session, reading in _leave_small(waiting, holding=self._study.holding):
             oldest.setdefault(session.id, (session, reading))
-        if not oldest:
+        first = self._study.amid if self._study.full else oldest.keys()
+        turns = [
+            (session, reading)
+            for session, reading in oldest.values()
+            if session.id in first or self._desk.is_cancelled(reading)
+        ]
+        if not turns:
             return None
         self._turn += 1
-        session, reading = list(oldest.values())[self._turn % len(oldest)]
+        session, reading = turns[self._turn % len(turns)]
         return self._desk.jobs.get(reading.id) or self._open(session, reading)
+
+    def _let_go(self, waiting: list[tuple[Session, Reading]]) -> None:
+        """Give up what can't go on: its session is deleted, or the message that it waits for.
+
+        What was read to the end is then read again, and saved without that message.
+        """
+        sessions = {session.id for session, _ in waiting}
+        for session_id in self._study.amid - sessions:
+            self._study.forget(session_id)
+        readings = {reading.id for _, reading in waiting}
+        for job in [*self._desk.jobs.values()]:
+            if job.reading.id not in readings:
+                self._desk.release(job)
 
     def _open(self, session: Session, reading: Reading) -> Job | None:
         self._desk.begin_opening(reading)
@@ -156,7 +176,8 @@ class Reader:
         except LearnerError as error:
             self._start_over(job, error)
         except NotFoundError:
-            self._desk.release(job)  # the session was deleted
+            self._study.forget(job.session.id)  # it was deleted
+            self._desk.release(job)
         except FluvialError as error:
             self._fail(job.session, job.reading, error)
             self._desk.release(job)
@@ -186,7 +207,7 @@ class Reader:
             self._desk.release(job)
             return
         log.warning("reading %s: %s", job.reading.id, error)
-        self._study.forget(job.session)
+        self._study.forget(job.session.id)
         job.failures += 1
         job.position = job.reading.tokens_read
         try:
@@ -207,7 +228,7 @@ class Reader:
         except (StorageError, NotFoundError):
             log.warning("the failure of reading %s could not be stored: %s", reading.id, message)
             self._desk.pause(timeout_s=PAUSE_S)
-        self._study.forget(session)
+        self._study.forget(session.id)
         self._on_event("reading", session, reading)
 
     def _tell_reading(self, job: Job) -> None:

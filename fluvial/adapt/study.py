@@ -4,6 +4,7 @@ What a session has learned since its last version lives in the learner process a
 version every `version_tokens`, and when the session has nothing more to read.
 """
 
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ class _Live:
     version: int
     generation: int
     unsaved: Unsaved = field(default_factory=Unsaved)
+    amid: bool = False
+    """Whether something was read since progress was last saved; its windows are open."""
     held: list[Reading] = field(default_factory=list)
     """Messages read to the end whose learning no version holds yet; done once one does."""
 
@@ -65,12 +68,31 @@ class Study:
         """The sessions of which readings are held."""
         return {session for session, live in self._live.items() if live.held}
 
-    def forget(self, session: Session) -> None:
-        """Give up what the session learned since its last version."""
-        self._live.pop(session.id, None)
+    @property
+    def amid(self) -> set[str]:
+        """The sessions of which something was read since their progress was last saved."""
+        return {session for session, live in self._live.items() if live.amid}
+
+    @property
+    def full(self) -> bool:
+        """Whether sessions must come to where they are saved before others may begin."""
+        return len(self.amid) >= MAX_LIVE_SESSIONS
+
+    def forget(self, session_id: str) -> None:
+        """Give up what the session learned since its last version; the learner too, if it lives."""
+        live = self._live.pop(session_id, None)
+        if live is None or self._learner.state != "ready":
+            return
+        if live.generation == self._learner.generation:
+            with contextlib.suppress(LearnerError):
+                self._learner.drop(session_id)
 
     def read_chunk(self, job: Job) -> None:
-        """Score a job's next chunk, learn from it, and save a version if one is due."""
+        """Score a job's next chunk, learn from it, and save a version if one is due.
+
+        Windows begin anew where progress is saved, and only there: scores and versions then do not
+        depend on crashes, nor on what other sessions read.
+        """
         rule = self._learner.rule
         live = self._prepare(job)
         start = job.position
@@ -83,7 +105,7 @@ class Study:
             context=context,
             chunk=chunk,
             learn=learn,
-            place=(job.reading.id, start),
+            place=(f"{job.reading.id}/{job.reading.tokens_read}", start),
         )
         job.note_speed(len(chunk) / max(1e-6, time.monotonic() - began))
         frozen_nats = self._keep_score(job, chunk, result)
@@ -92,22 +114,27 @@ class Study:
         if result.learned or result.skipped or result.restored:
             data = b"".join(map(self._tokenizer.token_bytes, chunk))
             live.unsaved.add(data, tokens=len(chunk), result=result, frozen_nats=frozen_nats)
-        if live.unsaved.tokens >= self._version_tokens:
-            self._save(job, live, status=None)
-        elif not live.unsaved.tokens:
-            job.reading = self._store.update_reading(job.reading, tokens_read=job.position)
+        if max(live.unsaved.tokens, job.unsaved_tokens) >= self._version_tokens:
+            self._keep(job, live, status=job.reading.status)
 
     def end(self, job: Job, status: ReadingStatus, *, has_more: Callable[[], bool]) -> None:
         """Save what a job has learned; a message waits where the session `has_more` of them."""
         live = self._live.get(job.session.id)
         if live is not None and live.unsaved.tokens and status == "done" and has_more():
             live.held.append(job.show())
-        elif live is not None and live.unsaved.tokens:
+        else:
+            self._keep(job, live, status=status)
+
+    def _keep(self, job: Job, live: _Live | None, *, status: ReadingStatus) -> None:
+        """Save a job's progress, as a version if anything was learned."""
+        if live is not None and live.unsaved.tokens:
             self._save(job, live, status=status)
         else:
             job.reading = self._store.update_reading(
                 job.reading, status=status, tokens_read=job.position
             )
+        if live is not None:
+            live.amid = False
 
     def _prepare(self, job: Job) -> _Live:
         """Make sure that the learner's live state is the version in force."""
@@ -118,16 +145,17 @@ class Study:
             self._learner.load(job.session.id, adapter.tensors if adapter else None)
             live = _Live(version=job.session.version, generation=self._learner.generation)
             self._live[job.session.id] = live
+        live.amid = True
         self._live.move_to_end(job.session.id)
         self._drop_idle()
         return live
 
     def _drop_idle(self) -> None:
-        """Bound the learner's memory: let go of sessions with nothing unsaved, oldest first."""
+        """Bound the learner's memory: let go of sessions that are amid nothing, oldest first."""
         for session_id in [*self._live][:-1]:
             if len(self._live) <= MAX_LIVE_SESSIONS:
                 return
-            if not self._live[session_id].unsaved.tokens:
+            if not self._live[session_id].amid:
                 self._learner.drop(session_id)
                 del self._live[session_id]
 
@@ -151,7 +179,7 @@ class Study:
         self._on_event("score", job.session, (index, score))
         return result.frozen_nats
 
-    def _save(self, job: Job, live: _Live, *, status: ReadingStatus | None) -> None:
+    def _save(self, job: Job, live: _Live, *, status: ReadingStatus) -> None:
         settled = self._learner.settle(job.session.id)
         unsaved = live.unsaved
         job.session, version = self._history.save(
@@ -159,7 +187,7 @@ class Study:
             self._learner.export(job.session.id),
             reading=job.reading,
             tokens_read=job.position,
-            status=status or job.reading.status,
+            status=status,
             tokens_learned=unsaved.tokens,
             updates=unsaved.updates,
             skipped=unsaved.skipped,
@@ -171,9 +199,7 @@ class Study:
             note=settled.note,
             rule=self._learner.rule.to_json(),
         )
-        job.reading = replace(
-            job.reading, tokens_read=job.position, status=status or job.reading.status
-        )
+        job.reading = replace(job.reading, tokens_read=job.position, status=status)
         live.version, live.unsaved = version.number, Unsaved()
         for reading in live.held:
             self._store.update_reading(reading, status="done", tokens_read=reading.tokens_read)
