@@ -29,5 +29,7 @@ export default defineConfig({
     chunkSizeWarningLimit: 800,
   },
   server: { proxy: { '/v1': address, '/healthz': address } },
+  // Components are drawn in tests as in a browser.
+  ...(process.env.VITEST ? { resolve: { conditions: ['browser'] } } : {}),
   test: { environment: 'jsdom', include: ['tests/**/*.test.ts'] },
 });

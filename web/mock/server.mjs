@@ -1,6 +1,7 @@
 // A stand-in for the server, for work on the page alone: docs/api.md in memory, with invented answers
 // and scores. `npm run mock` serves the built page and the API at http://127.0.0.1:8421.
 
+import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { dirname, extname, join, normalize } from 'node:path';
@@ -11,6 +12,7 @@ const PORT = Number(process.env.PORT ?? 8421);
 const PAGE = join(dirname(fileURLToPath(import.meta.url)), '../../fluvial/server/page');
 const MODEL = 'qwen2.5-coder-0.5b-instruct';
 const CHUNK_TOKENS = 512;
+const DRIFT_BUDGET = 0.1;
 const TICK_MS = Number(process.env.TICK_MS ?? 300);
 const TOKEN_MS = Number(process.env.TOKEN_MS ?? 25);
 const POLICY =
@@ -91,31 +93,70 @@ function readChunk(kept, reading) {
   const place = reading.tokens_read / CHUNK_TOKENS;
   const frozen = 1.12 + 0.22 * Math.sin(place * 0.9) + 0.12 * Math.sin(place * 2.3 + 1) + 0.05 * Math.random();
   const gain = kept.session.version === 0 ? 0 : 0.13 * (1 - Math.exp(-place / 9)) + 0.02 * Math.sin(place * 5);
-  const learned = kept.session.learning === 'on';
+  const frozenSession = kept.session.learning !== 'on';
+  const reason = frozenSession ? 'frozen' : tokens < 32 ? 'short' : frozen < 0.95 ? 'unsurprising' : '';
+  const learned = reason === '';
   const score = {
     index: kept.scores.length + 1, reading: reading.id, start: reading.tokens_read, tokens, bytes: Math.round(tokens * 4.1),
-    frozen_bits_per_byte: frozen, adapted_bits_per_byte: frozen * (1 - gain), version: kept.session.version, learned, created_at: now(),
+    frozen_bits_per_byte: frozen, adapted_bits_per_byte: frozen * (1 - gain), version: kept.session.version, learned, reason,
+    seconds: TICK_MS / 1000, created_at: now(),
   };
   kept.scores.push(score);
   tell(kept, 'score', score);
   reading.tokens_read += tokens;
   const speed = CHUNK_TOKENS / (TICK_MS / 1000);
   Object.assign(reading, { tokens_per_s: speed, seconds_left: (reading.tokens_total - reading.tokens_read) / speed });
-  if (learned && (place + 1) % 4 === 0) addVersion(kept, reading, CHUNK_TOKENS * 4);
+  if (!frozenSession && (place + 1) % 4 === 0) addVersion(kept, { reading: reading.id, tokens_learned: CHUNK_TOKENS * 4, skipped: Math.floor(place) % 3 });
   tell(kept, 'reading', reading);
 }
 
-function addVersion(kept, reading, tokens) {
+function addVersion(kept, change = {}) {
   const parent = kept.session.version;
-  const before = kept.versions.find((one) => one.number === parent)?.tokens_learned ?? 0;
+  const before = kept.versions.find((one) => one.number === parent);
   const number = ++kept.numbers;
+  const drift = 0.02 * Math.sqrt(number);
+  const isBack = number % 5 === 0;
   const version = {
-    number, parent, reading: reading.id, tokens_learned: before + tokens, updates: number * 4, drift: 0.004 * Math.sqrt(number),
-    bytes: 9_482_240, sha256: 'f'.repeat(64), created_at: now(),
+    number, id: hash(number), short: hash(number).slice(0, 12), parent, parents: before ? [before.id] : [], origin: 'read', reading: null,
+    text_sha256: hash(number + 100), tokens_learned: 0, updates: 4, skipped: 0, score_before_bits_per_byte: 1.21 - 0.02 * Math.min(number, 6),
+    frozen_bits_per_byte: 1.24, drift: Math.min(drift, DRIFT_BUDGET), scale: isBack ? 0.62 : 1,
+    note: isBack ? 'scaled back: its drift was 0.161, over 0.1' : '', rule: '{"learn_gains":true}', pinned: false, expires_at: null,
+    bytes: 2_482_240, sha256: 'f'.repeat(64), created_at: now(), ...change,
   };
   kept.versions.push(version);
   tell(kept, 'version', version);
   touch(kept, { version: number });
+  return version;
+}
+
+const hash = (number) => createHash('sha256').update(`${number}`).digest('hex');
+
+function findVersion(kept, which) {
+  const found = kept.versions.find((one) => one.number === Number(which));
+  if (!found) throw new Failure(404, 'not_found', `no version ${which} in this session`);
+  return found;
+}
+
+function branch(kept, which, { title, messages }) {
+  const made = begin(title ?? kept.session.title);
+  if (messages) made.messages = kept.messages.map((one) => ({ ...one, id: id('msg') }));
+  if (Number(which)) addVersion(made, { ...findVersion(kept, which), number: 1, parent: 0, origin: 'branch', pinned: false });
+  return made.session;
+}
+
+async function compare({ a, b, text }) {
+  await wait(3 * TICK_MS);
+  if (text.length > 30_000) throw new Failure(413, 'too_large', 'the text has 9,120 tokens; compare on at most 8,192');
+  const score = (number) => ({ number: Number(number), bits_per_byte: 1.3 * 0.97 ** Math.min(Number(number), 8) });
+  return { object: 'comparison', tokens: Math.ceil(text.length / 4), bytes: text.length, a: score(a), b: score(b), base: score(0) };
+}
+
+function hand(response, kept, which, query) {
+  const format = query.get('format') ?? 'fluvial';
+  const lossy = format !== 'fluvial';
+  if (lossy && query.get('lossy') !== 'true') throw new Failure(400, 'unsupported', 'this adapter has gains, which LoRA can\'t say; add lossy=true');
+  const name = `${kept.session.id}-${which}.${{ fluvial: 'safetensors', peft: 'zip', gguf: 'gguf' }[format]}`;
+  response.writeHead(200, { 'content-disposition': `attachment; filename="${name}"`, 'fluvial-loss': lossy ? '0.031' : '0' }).end('tensors');
 }
 
 // Talking
@@ -182,7 +223,12 @@ function takeFile(request, data) {
   return { name, text };
 }
 
-async function answer(request, response, path, method) {
+function listVersions(kept) {
+  const bytes = kept.versions.reduce((sum, one) => sum + one.bytes, 0);
+  return { current: kept.session.version, drift_budget: DRIFT_BUDGET, bytes, limit_bytes: 64_000_000, data: kept.versions };
+}
+
+async function answer(request, response, path, method, query) {
   const [, key, what, which, act] = /^\/v1\/sessions(?:\/([^/]+))?(?:\/([^/]+))?(?:\/([^/]+))?(?:\/([^/]+))?$/.exec(path) ?? [];
   const data = method === 'GET' ? null : await take(request);
   const json = () => JSON.parse(data.toString() || '{}');
@@ -202,8 +248,12 @@ async function answer(request, response, path, method) {
   if (route === 'POST readings') return [202, startReading(kept, request, data)];
   if (route === 'DELETE readings') return [200, stopReading(kept, which)];
   if (route === 'GET scores') return [200, { data: kept.scores }];
-  if (route === 'GET versions' && act === 'export') return [200, { pretend: 'safetensors' }];
-  if (route === 'GET versions') return [200, { current: kept.session.version, data: kept.versions }];
+  if (route === 'GET versions' && act === 'export') return hand(response, kept, which, query);
+  if (route === 'GET versions') return [200, listVersions(kept)];
+  if (route === 'PATCH versions') return [200, Object.assign(findVersion(kept, which), json())];
+  if (route === 'POST compare') return [200, await compare(json())];
+  if (route === 'POST versions' && act === 'branch') return [201, branch(kept, which, json())];
+  if (route === 'POST versions' && which === 'import') return [201, { ...addVersion(kept, { origin: 'import', parents: [hash('elsewhere')] }), loss: 0.012 }];
   if (route === 'POST versions') return restore(kept, Number(which)), [200, kept.session];
   if (route === 'DELETE versions') return forget(kept, which);
   if (route === 'GET events') return follow(kept, response);
@@ -251,10 +301,10 @@ async function servePage(response, path) {
 }
 
 createServer(async (request, response) => {
-  const { pathname } = new URL(request.url, 'http://mock');
+  const { pathname, searchParams } = new URL(request.url, 'http://mock');
   if (!pathname.startsWith('/v1/') && pathname !== '/healthz') return servePage(response, pathname);
   try {
-    const result = await answer(request, response, pathname, request.method);
+    const result = await answer(request, response, pathname, request.method, searchParams);
     if (result) response.writeHead(result[0], { 'content-type': 'application/json' }).end(result[1] ? JSON.stringify(result[1]) : '');
   } catch (error) {
     const { status = 500, code = 'internal_error', message } = error;

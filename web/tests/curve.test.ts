@@ -5,7 +5,7 @@ import { between, digitsOf, layOut, line, smooth, smoothingOf, surpriseRange, ti
 function score(tokens: number, version: number, frozen = 1, adapted = 0.9): Score {
   return {
     index: 0, reading: 'read_1', start: 0, tokens, bytes: tokens * 4, frozen_bits_per_byte: frozen,
-    adapted_bits_per_byte: adapted, version, learned: true, created_at: 0,
+    adapted_bits_per_byte: adapted, version, learned: true, reason: '', seconds: 0.5, created_at: 0,
   };
 }
 

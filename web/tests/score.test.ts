@@ -7,7 +7,7 @@ function score(change: Partial<Score>): Score {
   index += 1;
   return {
     index, reading: 'read_1', start: index * 512, tokens: 512, bytes: 2000,
-    frozen_bits_per_byte: 1, adapted_bits_per_byte: 0.9, version: 0, learned: true, created_at: 0, ...change,
+    frozen_bits_per_byte: 1, adapted_bits_per_byte: 0.9, version: 0, learned: true, reason: '', seconds: 0.5, created_at: 0, ...change,
   };
 }
 
@@ -29,6 +29,19 @@ describe('summarise', () => {
   it('says nothing about nothing', () => {
     expect(summarise([])).toBeNull();
     expect(summarise([score({ bytes: 0 })])).toBeNull();
+  });
+});
+
+describe('what was left out, and what it cost', () => {
+  it('is counted by reason', () => {
+    const skipped = score({ learned: false, reason: 'unsurprising' });
+    const summary = summarise([score({}), skipped, skipped, score({ learned: false, reason: 'short' })]);
+    expect(summary?.skipped).toEqual(new Map([['unsurprising', 2], ['short', 1]]));
+    expect(summary?.seconds).toBe(2);
+  });
+
+  it('has no sum where a part of it is not known', () => {
+    expect(summarise([score({}), score({ seconds: null })])?.seconds).toBeNull();
   });
 });
 

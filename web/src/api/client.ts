@@ -1,6 +1,6 @@
 /** One function for each route of docs/api.md. Everything that fails throws a `RequestError`. */
 
-import type { Health, Learning, Message, Reading, Score, Session, Version } from './type';
+import type { Comparison, Format, Health, Learning, Message, Reading, Score, Session, Version, VersionList } from './type';
 
 /** A request that failed. `status` 0: the server did not answer. `code` is the server's own. */
 export class RequestError extends Error {
@@ -16,6 +16,12 @@ export class RequestError extends Error {
   get unreachable(): boolean {
     return this.status === 0;
   }
+}
+
+export interface Exported {
+  name: string;
+  data: Blob;
+  loss: number;
 }
 
 interface ErrorBody {
@@ -79,11 +85,27 @@ export const client = {
   },
 
   scores: async (id: string) => (await get<{ data: Score[] }>(`${at(id)}/scores`)).data,
-  versions: (id: string) => get<{ current: number; data: Version[] }>(`${at(id)}/versions`),
+  versions: (id: string) => get<VersionList>(`${at(id)}/versions`),
   restore: (id: string, version: number) =>
     get<Session>(`${at(id)}/versions/${version}/restore`, { method: 'POST' }),
   deleteVersion: (id: string, version: number) =>
     request(`${at(id)}/versions/${version}`, { method: 'DELETE' }),
   forget: (id: string) => get<Session>(`${at(id)}/versions`, { method: 'DELETE' }),
-  exportPath: (id: string, version: number) => `${at(id)}/versions/${version}/export`,
+  pinVersion: (id: string, version: number, pinned: boolean) =>
+    get<Version>(`${at(id)}/versions/${version}`, json('PATCH', { pinned })),
+  branch: (id: string, version: number, branch: { title?: string; messages: boolean }) =>
+    get<Session>(`${at(id)}/versions/${version}/branch`, json('POST', branch)),
+  compare: (id: string, a: number, b: number, text: string, signal: AbortSignal) =>
+    get<Comparison>(`${at(id)}/compare`, { ...json('POST', { a: `${a}`, b: `${b}`, text }), signal }),
+  /** `lossy`: what the format can't say is fitted into it. `loss`: the share that was lost. */
+  async exportVersion(id: string, version: number, format: Format, lossy: boolean): Promise<Exported> {
+    const response = await request(`${at(id)}/versions/${version}/export?format=${format}&lossy=${lossy}`);
+    const name = /filename="([^"]+)"/.exec(response.headers.get('content-disposition') ?? '')?.[1];
+    return { name: name ?? `${id}-${version}`, data: await response.blob(), loss: Number(response.headers.get('fluvial-loss') ?? 0) };
+  },
+  importVersion(id: string, file: File): Promise<Version & { loss: number }> {
+    const body = new FormData();
+    body.append('file', file, file.name);
+    return get<Version & { loss: number }>(`${at(id)}/versions/import`, { method: 'POST', body });
+  },
 };

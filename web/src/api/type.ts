@@ -2,6 +2,9 @@
 
 export type Learning = 'on' | 'frozen';
 export type Finish = 'stop' | 'length' | 'tool_calls' | 'cancelled' | 'deadline' | 'error';
+/** Why a chunk was not learned from; empty where it was, or where nobody noted it. */
+export type Unlearned = '' | 'frozen' | 'short' | 'unsurprising' | 'not_finite';
+export type Origin = 'read' | 'merge' | 'import' | 'adopt' | 'branch';
 export type ReadingStatus = 'queued' | 'reading' | 'done' | 'cancelled' | 'failed';
 
 export interface Session {
@@ -61,20 +64,61 @@ export interface Score {
   adapted_bits_per_byte: number;
   version: number;
   learned: boolean;
+  reason: Unlearned;
+  /** What scoring it and learning from it took; null where nobody measured. */
+  seconds: number | null;
   created_at: number;
 }
 
 export interface Version {
   number: number;
+  /** Names its content: the same base, rule and adapter have the same id everywhere. */
+  id: string;
+  short: string;
+  /** What was in force before it, 0 the base; an undo goes back there. */
   parent: number;
+  /** Ids of what its content was made from. */
+  parents: string[];
+  origin: Origin;
   reading: string | null;
   tokens_learned: number;
   updates: number;
-  drift: number;
+  skipped: number;
+  /** Of the text it learned, before it did: as the adapter was, and under the base. */
+  score_before_bits_per_byte: number | null;
+  frozen_bits_per_byte: number | null;
+  /** Nats a token on a fixed probe; null where it was not measured. */
+  drift: number | null;
+  /** Less than 1 where it was scaled back to its drift budget. */
+  scale: number;
+  note: string;
+  /** JSON of the rule that made it, empty where it is not known. */
+  rule: string;
+  pinned: boolean;
+  expires_at: number | null;
   bytes: number;
   sha256: string;
   created_at: number;
 }
+
+/** The versions of a session, oldest first; the base is not among them. */
+export interface VersionList {
+  current: number;
+  drift_budget: number;
+  bytes: number;
+  limit_bytes: number;
+  data: Version[];
+}
+
+export interface Comparison {
+  tokens: number;
+  bytes: number;
+  a: { number: number; bits_per_byte: number };
+  b: { number: number; bits_per_byte: number };
+  base: { number: number; bits_per_byte: number };
+}
+
+export type Format = 'fluvial' | 'peft' | 'gguf';
 
 export interface Health {
   status: string;

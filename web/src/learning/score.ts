@@ -1,6 +1,6 @@
 /** What the scores say, in sums. Bits are weighted by bytes: long chunks count for more. */
 
-import type { Score } from '../api/type';
+import type { Score, Unlearned } from '../api/type';
 
 export interface Summary {
   chunks: number;
@@ -10,6 +10,10 @@ export interface Summary {
   adaptedBitsPerByte: number;
   /** Share of the frozen model's surprise that learning removed; negative where it made things worse. */
   gain: number;
+  /** Chunks that were not learned from, by reason. */
+  skipped: Map<Unlearned, number>;
+  /** What reading took; null where the server did not measure every chunk. */
+  seconds: number | null;
 }
 
 /** Keeps the newest score of each place (work lost in a crash is scored again), in reading order. */
@@ -43,7 +47,25 @@ export function summarise(scores: readonly Score[]): Summary | null {
     frozenBitsPerByte: frozenBits / bytes,
     adaptedBitsPerByte: adaptedBits / bytes,
     gain: 1 - adaptedBits / frozenBits,
+    skipped: countSkipped(scores),
+    seconds: addSeconds(scores),
   };
+}
+
+function countSkipped(scores: readonly Score[]): Map<Unlearned, number> {
+  const counts = new Map<Unlearned, number>();
+  for (const score of scores) if (!score.learned) counts.set(score.reason, (counts.get(score.reason) ?? 0) + 1);
+  return counts;
+}
+
+/** A sum that lacks chunks would understate the cost: then there is none. */
+function addSeconds(scores: readonly Score[]): number | null {
+  let seconds = 0;
+  for (const score of scores) {
+    if (score.seconds === null) return null;
+    seconds += score.seconds;
+  }
+  return seconds;
 }
 
 /** The gain over all chunks up to and including each one. */

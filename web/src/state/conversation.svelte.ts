@@ -3,7 +3,7 @@
 import { ask } from '../api/chat';
 import { RequestError, client } from '../api/client';
 import { follow, pause, type Listener } from '../api/event';
-import type { Message, Session, Turn } from '../api/type';
+import type { Message, Session, Turn, Version } from '../api/type';
 import { recallDraft, rememberDraft } from './draft';
 import { explain } from './explain';
 import { health } from './health.svelte';
@@ -159,10 +159,18 @@ export class Conversation implements Listener {
 
   onReading: Listener['onReading'] = (reading) => this.#apply(() => this.learning.putReading(reading));
   onScore: Listener['onScore'] = (score) => this.#apply(() => this.learning.putScore(score));
-  onVersion: Listener['onVersion'] = (version) => this.#apply(() => this.learning.putVersion(version));
+  onVersion: Listener['onVersion'] = (version) => this.#apply(() => this.#takeVersion(version));
 
   onGone(): void {
     this.missing = true;
+  }
+
+  /** A new version that is over the quota makes the oldest go, without an event: then the list is read again. */
+  #takeVersion(version: Version): void {
+    const { learning } = this;
+    learning.putVersion(version);
+    if (this.id && learning.limitBytes && learning.usedBytes > learning.limitBytes)
+      learning.reloadVersions(this.id).catch(() => undefined);
   }
 
   #takeSession(session: Session): void {

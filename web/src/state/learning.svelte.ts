@@ -1,7 +1,7 @@
 /** What one conversation has read and learned: readings, scores, versions. */
 
 import { client } from '../api/client';
-import type { Reading, Score, Version } from '../api/type';
+import type { Reading, Score, Version, VersionList } from '../api/type';
 import { orderScores, summarise, type Summary } from '../learning/score';
 
 /** What the chart shows: one reading, all messages together, or everything. */
@@ -10,12 +10,16 @@ export type Subject = { kind: 'all' } | { kind: 'messages' } | { kind: 'reading'
 export class Learning {
   readings = $state<Reading[]>([]);
   versions = $state<Version[]>([]);
+  /** Nats a token; 0 until the server told. */
+  driftBudget = $state(0);
+  limitBytes = $state(0);
   #scores = $state.raw<Score[]>([]);
   #chosen = $state<Subject | null>(null);
 
   scores = $derived(orderScores(this.#scores));
   documents = $derived(this.readings.filter((reading) => reading.kind === 'document'));
   summaries = $derived(this.#summarise());
+  usedBytes = $derived(this.versions.reduce((sum, version) => sum + version.bytes, 0));
   underway = $derived(this.readings.some((one) => one.status === 'reading' || one.status === 'queued'));
 
   async load(session: string): Promise<void> {
@@ -26,7 +30,17 @@ export class Learning {
     ]);
     this.readings = readings;
     this.#scores = scores;
-    this.versions = versions.data;
+    this.#takeVersions(versions);
+  }
+
+  async reloadVersions(session: string): Promise<void> {
+    this.#takeVersions(await client.versions(session));
+  }
+
+  #takeVersions(list: VersionList): void {
+    this.versions = list.data;
+    this.driftBudget = list.drift_budget;
+    this.limitBytes = list.limit_bytes;
   }
 
   putReading(reading: Reading): void {
@@ -40,7 +54,9 @@ export class Learning {
   }
 
   putVersion(version: Version): void {
-    if (!this.versions.some((other) => other.number === version.number)) this.versions.push(version);
+    const at = this.versions.findIndex((other) => other.number === version.number);
+    if (at < 0) this.versions.push(version);
+    else this.versions[at] = version;
   }
 
   dropVersion(number: number): void {

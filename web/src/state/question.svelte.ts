@@ -5,15 +5,20 @@ export interface Question {
   text: string;
   confirm: string;
   danger: boolean;
+  /** A box that can be ticked beside the answer. */
+  option?: string;
 }
 
 class Questions {
   current = $state<Question | null>(null);
+  /** Whether the box is ticked. */
+  ticked = $state(false);
   #answer: (yes: boolean) => void = () => undefined;
 
   /** Resolves to true only where the person confirmed. */
   ask(question: Question): Promise<boolean> {
     this.#answer(false);
+    this.ticked = false;
     this.current = question;
     return new Promise((resolve) => (this.#answer = resolve));
   }

@@ -7,6 +7,10 @@ const locale = (): string => (preference.language === 'zh' ? 'zh-CN' : 'en');
 export const formatNumber = (value: number, digits = 0): string =>
   value.toLocaleString(locale(), { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
+/** Two digits that count, however small: 0.0123 reads as 0.012. */
+export const formatFigure = (value: number): string =>
+  value.toLocaleString(locale(), { maximumSignificantDigits: 2 });
+
 /** `share` 0.063 reads as 6.3 %. The sign is left to the words around it. */
 export const formatPercent = (share: number): string =>
   Math.abs(share).toLocaleString(locale(), { style: 'percent', minimumFractionDigits: 1, maximumFractionDigits: 1 });
