@@ -214,9 +214,12 @@ def test_bad_branches_are_refused(learned: tuple[Running, str]) -> None:
 
 def test_messages_are_not_copied_out_of_an_answer_under_way(learned: tuple[Running, str]) -> None:
     server, path = learned
-    server.rig.engine.delay_s = 30
+    server.rig.engine.delay_s = 0.02
+    server.rig.engine.reply = lambda _: "word " * 2000
     with server.stream(path.rsplit("/", 1)[-1]) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        while "word" not in next(lines):
+            pass
         answer = server.client.post(f"{path}/versions/1/branch", json={"messages": True})
         assert refuse(answer)[:2] == (409, "session_busy")
         assert server.client.post(f"{path}/versions/1/branch", json={}).status_code == 201
