@@ -135,6 +135,9 @@ class Settings(BaseSettings):
         description="Chunks are not learned from whose loss is under so many times the running "
         "mean; 0 learns from all, 1 from about half.",
     )
+    depth: float = Field(
+        1.0, gt=0, le=1, description="Share of the layers that learn, from the last one down."
+    )
     version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
     drift_budget: float = Field(
         0.1,

@@ -16,15 +16,18 @@ _numbers = itertools.count()
 class Live:
     """Tensors that change in place; each state of them has a `key` of its own.
 
-    `trained` are those that the rule moves, and that take gradients.
+    `trained` are those that the rule moves, and that take gradients; none of them is in a layer
+    before `first_layer`.
     """
 
     def __init__(self, tensors: Tensors, *, rule: Rule) -> None:
         self.tensors = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+        layers = 1 + max(find_layer(name) for name in self.tensors)
+        self.first_layer = min(layers - 1, round((1 - rule.depth) * layers))
         self.trained: dict[str, Tensor] = {
             name: tensor.requires_grad_()
             for name, tensor in self.tensors.items()
-            if rule.trains(name)
+            if rule.trains(name) and find_layer(name) >= self.first_layer
         }
         self._good = self._copy()
         self.touch()
@@ -73,3 +76,8 @@ class Live:
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.trained.items()}
+
+
+def find_layer(name: str) -> int:
+    """Return the layer of an adapter's tensor, such as 3 of `layers.3.qkv.a`."""
+    return int(name.split(".", 2)[1])

@@ -128,18 +128,18 @@ class RecordedTracer:
     def differentiate(self, window: _Recorded, live: Live) -> None:
         if window.logits is None or window.targets is None:
             raise LearnerError("no chunk of this window is still there to learn from")
-        hidden, past = self._module.read(
-            self._recorder.outputs, adapter=live.tensors, past=window.past
+        hidden, window.past = self._module.read(
+            self._recorder.outputs,
+            adapter=live.tensors,
+            past=window.past,
+            first_layer=live.first_layer,
         )
-        window.past = detach(past)
         self._module.losses(hidden, window.logits, window.targets).mean().backward()
         window.logits = window.targets = None
 
     def skip(self, window: _Recorded) -> None:
         if window.learns:
-            with torch.no_grad():
-                _, past = self._module.read(self._recorder.outputs, past=window.past)
-            window.past = past
+            window.past = self._module.advance(self._recorder.outputs, window.past)
         window.logits = window.targets = None
 
     def close(self, window: _Recorded) -> None:
