@@ -11,6 +11,7 @@ import click
 from fluvial.cli.connection import connect_to
 from fluvial.cli.exchange import export, import_version
 from fluvial.cli.option import json_option, print_json, server_options
+from fluvial.cli.plot import plot
 from fluvial.cli.publication import adopt, merge, publish, published, unpublish
 from fluvial.cli.terminal import clean, clean_line, name_time, print_table
 from fluvial.cli.version import branch, compare, delete_version, pin, restore, unpin, versions
@@ -131,6 +132,7 @@ def _set_learning(session: str, learning: str, url: str | None, config_file: Pat
 for command in (
     versions,
     compare,
+    plot,
     pin,
     unpin,
     branch,

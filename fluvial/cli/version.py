@@ -179,7 +179,7 @@ def _make_row(version: Json, found: Json) -> list[str]:
         f"{version['updates']}/{version['skipped']}",
         f"{_name_bits(version['score_before_bits_per_byte'])}"
         f" -> {_name_bits(version['frozen_bits_per_byte'])}",
-        _name_drift(version["drift"], found["drift_budget"]),
+        name_drift(version["drift"], found["drift_budget"]),
         f"{version['bytes']:,}",
         name_time(version["created_at"]),
         clean_line(version["note"], width=200),
@@ -199,7 +199,8 @@ def _name_bits(bits: float | None) -> str:
     return "-" if bits is None else f"{bits:.4f}"
 
 
-def _name_drift(drift: float | None, budget: float) -> str:
+def name_drift(drift: float | None, budget: float) -> str:
+    """Write a drift, in nats a token, against its budget."""
     return "not measured" if drift is None else f"{drift:.4f} of {budget:g}"
 
 

@@ -27,6 +27,7 @@ class Api:
         self.readings: list[Json] = []
         self.scores: list[Json] = []
         self.versions: list[Json] = []
+        self.version_begun = 0
         self._server = ThreadingHTTPServer(
             ("127.0.0.1", 0), type("Bound", (Handler,), {"api": self})
         )
@@ -84,6 +85,23 @@ class Api:
             }
         )
 
+    def add_score(self, index: int, *, start: int = 0, learned: bool = True, **more: Any) -> None:
+        score = {
+            "index": index,
+            "reading": "read_1",
+            "start": start,
+            "tokens": 50,
+            "bytes": 200,
+            "frozen_bits_per_byte": 1.0,
+            "adapted_bits_per_byte": 1.0,
+            "version": 0,
+            "learned": learned,
+            "reason": "" if learned else "unsurprising",
+            "seconds": None,
+            "created_at": 0.0,
+        }
+        self.scores.append(score | more)
+
     def add_reading(self, name: str, *, steps: list[int], status: str = "done") -> None:
         """Offer a reading that is further at every question, along `steps`."""
         self.readings.append(
@@ -130,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         routes: list[tuple[str, str, Callable[..., None]]] = [
             ("POST", r"/v1/chat/completions", lambda: self._chat(body)),
             ("GET", r"/v1/sessions\?limit=\d+", lambda: self._list()),
-            ("POST", r"/v1/sessions", lambda: self._json(self.api.add_session(), 201)),
+            ("POST", r"/v1/sessions", self._begin),
             ("DELETE", r"/v1/sessions/([^/]+)", lambda _: self._empty()),
             ("PATCH", r"/v1/sessions/([^/]+)", lambda name: self._update(name, body)),
             ("GET", r"/v1/sessions/([^/]+)", lambda name: self._session(name)),
@@ -164,6 +182,9 @@ class Handler(BaseHTTPRequestHandler):
             if verb == method and found:
                 return action(*found.groups())
         return self._fail(404, "not_found", f"no route {self.path}")
+
+    def _begin(self) -> None:
+        self._json(self.api.add_session(version=self.api.version_begun), 201)
 
     def _session(self, name: str) -> None:
         if name in self.api.sessions:

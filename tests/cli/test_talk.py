@@ -130,16 +130,22 @@ def test_read_shows_what_was_gained(api: Api, capsys: Capture, tmp_path: Path) -
     api.add_reading("a.txt", steps=[0, 50, 100])
     api.add_reading("b.md", steps=[0, 0, 0, 0, 0, 10], status="failed")
     api.readings[1]["error"] = "it broke"
-    score = {"reading": "read_1", "version": 0, "learned": True}
-    api.scores = [
-        score | {"bytes": 300, "frozen_bits_per_byte": 1.0, "adapted_bits_per_byte": 1.0},
-        score | {"bytes": 100, "frozen_bits_per_byte": 2.0, "adapted_bits_per_byte": 1.0},
-    ]
+    api.add_score(1, bytes=300, frozen_bits_per_byte=9.0)  # read again after a crash
+    api.add_score(2, bytes=300, seconds=40.5)
+    api.add_score(3, start=50, bytes=100, frozen_bits_per_byte=2.0, seconds=39.5, learned=False)
+    api.add_version(1, 0)
+    api.add_version(2, 1)
+    api.version_begun = 2
     assert run(["read", "new", str(tmp_path / "a.txt"), str(tmp_path / "b.md")]) == 1
     out, err = capsys.readouterr()
     assert "session sess_1" in out
     row = next(line for line in out.splitlines() if line.startswith("a.txt"))
-    assert row.split() == ["a.txt", "done", "100", "1.2500", "1.0000", "+20.00%"]
+    gains = ["1.2500", "1.0000", "+20.00%"]
+    assert row.split() == ["a.txt", "done", "100", *gains, "1", "min", "20", "s"]
+    assert "a.txt: 1 of 2 chunks not learned from: 1 not surprising enough" in out
+    assert "b.md: " not in out
+    assert "version 2 (2d2d2d2d2d2d) is in force: drift 0.0010 of 0.1; evil" in out
+    assert "\x1b" not in out
     assert "a.txt: 50%, 50 tokens of 100 tokens" in err
     assert "b.md: it broke" in err
 
