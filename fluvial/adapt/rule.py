@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from fluvial.config import Settings
 from fluvial.model.adapter import Adaptable
+from fluvial.types import Unlearned
 
 Method = Literal["adam", "normed", "sign", "muon"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -98,6 +99,16 @@ class ChunkResult:
     learned: bool
     skipped: bool = False
     restored: bool = False
+
+    def tell_reason(self, *, asked: bool) -> Unlearned:
+        """Tell why the chunk was not learned from, if it was `asked` for; "" where it was."""
+        if self.learned:
+            return ""
+        if not asked:
+            return "frozen"
+        if self.skipped:
+            return "unsurprising"
+        return "not_finite" if self.restored else "short"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from fluvial.adapt.unsaved import Unsaved
 from fluvial.errors import LearnerError
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.store.store import Store
-from fluvial.types import ChunkScore, Reading, ReadingStatus, Session
+from fluvial.types import ChunkScore, Reading, ReadingStatus, Session, Unlearned
 
 OnEvent = Callable[[str, Session, object], None]
 MAX_LIVE_SESSIONS = 4
@@ -107,8 +107,10 @@ class Study:
             learn=learn,
             place=(f"{job.reading.id}/{job.reading.tokens_read}", start),
         )
-        job.note_speed(len(chunk) / max(1e-6, time.monotonic() - began))
-        frozen_nats = self._keep_score(job, chunk, result)
+        seconds = time.monotonic() - began
+        job.note_speed(len(chunk) / max(1e-6, seconds))
+        reason = result.tell_reason(asked=learn)
+        frozen_nats = self._keep_score(job, chunk, result, reason=reason, seconds=seconds)
         job.position += len(chunk)
         job.failures = 0
         if result.learned or result.skipped or result.restored:
@@ -159,7 +161,15 @@ class Study:
                 self._learner.drop(session_id)
                 del self._live[session_id]
 
-    def _keep_score(self, job: Job, chunk: Sequence[int], result: ChunkResult) -> float:
+    def _keep_score(
+        self,
+        job: Job,
+        chunk: Sequence[int],
+        result: ChunkResult,
+        *,
+        reason: Unlearned,
+        seconds: float,
+    ) -> float:
         """Store a chunk's scores; return the frozen model's, in nats."""
         if result.frozen_nats is None:  # evidence without its comparison would be none
             raise LearnerError("the learner answered without the frozen model's score")
@@ -174,6 +184,8 @@ class Study:
             version=job.session.version,
             learned=result.learned,
             created_at=time.time(),
+            reason=reason,
+            seconds=seconds,
         )
         index = self._store.append_score(score)
         self._on_event("score", job.session, (index, score))

@@ -25,6 +25,8 @@ def test_a_text_is_scored_learned_and_saved(desk: Desk) -> None:
     assert sum(score.bytes for score in scores) == len(TEXT.encode())
     assert [score.start for score in scores] == list(range(0, reading.tokens_read, 64))
     assert scores[0].adapted_nats == pytest.approx(scores[0].frozen_nats)
+    assert all(score.seconds is not None and score.seconds > 0 for score in scores)
+    assert all((score.reason == "") == score.learned for score in scores)
     last = [score for score in scores if score.tokens == 64][-1]
     assert last.adapted_nats < 0.9 * last.frozen_nats
     versions = desk.store.versions(session)
@@ -43,6 +45,7 @@ def test_a_frozen_session_is_scored_but_not_changed(desk: Desk) -> None:
     assert desk.store.versions(session) == []
     scores = [score for _, score in desk.store.scores(session)]
     assert all(not score.learned for score in scores)
+    assert {score.reason for score in scores} == {"frozen"}
     assert all(score.adapted_nats == pytest.approx(score.frozen_nats) for score in scores)
 
 
