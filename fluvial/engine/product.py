@@ -22,12 +22,7 @@ class Product:
 
     def __init__(self, packed: Packed, *, input_bits: int = 8) -> None:
         """Raises EngineError when the sizes are not those of a matrix."""
-        data = packed.data
-        sizes = packed.outputs, packed.inputs
-        if not all(1 <= size <= MAX_WIDTH for size in sizes):
-            raise EngineError(f"a product takes a matrix of 1 to {MAX_WIDTH} rows and columns")
-        if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous:
-            raise EngineError("a product takes a matrix whose bytes follow one another")
+        check_packed(packed)
         self._packed, self._input_bits = packed, input_bits
 
     def __call__(self, x_SI: Floats) -> Floats:
@@ -53,6 +48,15 @@ class Product:
         if wrong:
             raise EngineError(f"a product failed: {wrong.decode()}")
         return y_SO
+
+
+def check_packed(packed: Packed) -> None:
+    """Raise EngineError unless a matrix has sizes and bytes that native code may be given."""
+    data = packed.data
+    if not all(1 <= size <= MAX_WIDTH for size in (packed.outputs, packed.inputs)):
+        raise EngineError(f"a product takes a matrix of 1 to {MAX_WIDTH} rows and columns")
+    if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous:
+        raise EngineError("a product takes a matrix whose bytes follow one another")
 
 
 @cache

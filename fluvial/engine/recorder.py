@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fluvial.engine.decoder import Decoder, open_graph
 from fluvial.model.graph import GRAPH_FILE
+from fluvial.model.packing import Packed
 
 Floats = NDArray[np.float32]
 EMBEDDED = "embedded"
@@ -28,6 +29,8 @@ class Recorder(Decoder):
 
     outputs: dict[str, Floats]
     recording: bool = True
+    head: Packed
+    """The output layer, as the engine holds it."""
 
     def _load(self, folder: Path, *, profile: Path | None) -> ort.InferenceSession:
         model = onnx.load(str(folder / GRAPH_FILE), load_external_data=False)
@@ -50,6 +53,8 @@ class Recorder(Decoder):
         }
         self._widths |= _find_attended(model.graph)
         self._widths[EMBEDDED] = self._embedding_width
+        (node,) = (node for node in model.graph.node if node.output[0] == "head.out")
+        self.head = _describe(node, self._weights.view("head.data"))
         self._rooms: dict[str, Floats] = {}
         self.outputs = {}
         return open_graph(model.SerializeToString(), folder, weights=self._weights, profile=profile)
@@ -70,6 +75,19 @@ class Recorder(Decoder):
         view = room[:rows]
         self._binding.bind_output(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
         return view
+
+
+def _describe(node: onnx.NodeProto, data: NDArray[np.uint8]) -> Packed:
+    """Return the matrix of a linear."""
+    numbers = {attribute.name: attribute.i for attribute in node.attribute}
+    return Packed(
+        outputs=numbers["out_width"],
+        inputs=numbers["in_width"],
+        bits=numbers["bits"],  # pyright: ignore[reportArgumentType]
+        has_minimum=bool(numbers["has_minimum"]),
+        scale_bytes=numbers["scale_bytes"],
+        data=data,
+    )
 
 
 def _find_attended(graph: onnx.GraphProto) -> dict[str, int]:

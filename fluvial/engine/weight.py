@@ -39,6 +39,10 @@ class Weights:
         for name, value in self._values.items():
             options.add_initializer(name, value)
 
+    def view(self, name: str) -> NDArray[Any]:
+        """Return one weight; it must not be written to. Raises KeyError."""
+        return self._views[name]
+
     def _view(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         place = {entry.key: entry.value for entry in tensor.external_data}
         start, length = int(place["offset"]), int(place["length"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluvial.engine.head import HeadGradient
 from fluvial.engine.product import Product
 from fluvial.engine.protocol import Part
 from fluvial.engine.recorder import Recorder
@@ -108,6 +109,19 @@ def test_packed_transposes_carry_gradients_the_same_way(
         assert _align(found, learned[1]) > 0.98
 
 
+def test_the_engines_own_output_layer_gives_the_same_gradients(
+    checkpoint: Checkpoint, tensors: Tensors, exact: Products, tmp_path: Path
+) -> None:
+    recorder = _load(checkpoint, tmp_path, whole=True)
+    losses, expected = _recall(checkpoint, recorder, exact, tensors)
+    groups = {name: each for name, each in exact.items() if name != "head"}
+    head = HeadGradient(recorder.head)
+    found_losses, found = _recall(checkpoint, recorder, groups, tensors, head=head)
+    _assert_equal(found_losses, losses, 1e-5)
+    for name, gradient in expected.items():
+        _assert_equal(found[name], gradient, 1e-3)
+
+
 def test_what_is_not_learned_from_leaves_the_same_past(
     checkpoint: Checkpoint, tensors: Tensors, exact: Products, tmp_path: Path
 ) -> None:
@@ -192,9 +206,11 @@ def _recall(
     tensors: Tensors,
     *,
     first_layer: int = 0,
+    head: HeadGradient | None = None,
 ) -> tuple[Tensor, Gradients]:
-    """Read the chunks by the engine, go back through the last; return its losses, gradients."""
-    module = RecalledModule(checkpoint, products=products)
+    """Read the chunks by the engine, go back through each; return the last one's losses, and
+    the sum of gradients."""
+    module = RecalledModule(checkpoint, products=products, head=head)
     adapter, cache, live, past = Adapter("a", tensors), recorder.new_cache(), _thaw(tensors), None
     assert recorder.reserve(cache, len(IDS))
     losses = torch.zeros(0)

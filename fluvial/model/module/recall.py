@@ -9,7 +9,7 @@ Letters: s new tokens, i inputs, o outputs, r rank, d width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,13 +27,36 @@ Floats = NDArray[np.float32]
 Product = Callable[[Floats], Floats]
 
 
+class Head(Protocol):
+    """Goes back through the output layer (`HeadGradient`)."""
+
+    def __call__(
+        self,
+        logits_SV: Floats,
+        targets_S: NDArray[np.int64],
+        *,
+        softcap: float | None = None,
+        gradient: bool = True,
+    ) -> tuple[Floats, Floats | None]:
+        """Return losses [s], and their gradients by the layer's inputs [s, d]."""
+        ...
+
+
 class RecalledModule:
     """A checkpoint without its matrices, one sequence at a time.
 
-    `products` multiply with the transposes: of each group, and of the head.
+    `products` multiply with the transposes: of each group, and, unless `head` goes back through the
+    output layer by itself, of the head.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, products: Mapping[str, Product]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        products: Mapping[str, Product],
+        head: Head | None = None,
+    ) -> None:
+        self._head = head
         self._declaration = checkpoint.declaration
         self._products = products
         self._outputs: Mapping[str, Tensor] = {}
@@ -85,7 +108,10 @@ class RecalledModule:
         return Past(start + len(self._outputs["embedded"]), tuple(states))
 
     def losses(self, hidden_SD: Tensor, logits_SV: Floats, targets_S: Tensor) -> Tensor:
-        """Return each target's loss in nats, float32 [s]. The logits are overwritten."""
+        """Return each target's loss in nats, float32 [s]. The logits may be overwritten."""
+        if self._head is not None:
+            cap = self._declaration.logit_softcap
+            return _HeadLoss.apply(hidden_SD, logits_SV, targets_S, self._head, cap)
         return _RecalledLoss.apply(
             hidden_SD,
             torch.from_numpy(logits_SV),
@@ -152,6 +178,33 @@ class _Recall(torch.autograd.Function):
                 grad_x = torch.from_numpy(ctx.product(grad_SO.contiguous().numpy()))
                 grad_x.addmm_(low_SR, a_IR.T)
         return grad_x, grad_a, grad_b, None, None
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Cross-entropy of known logits, with the gradient made on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SD: Tensor,
+        logits_SV: Floats,
+        targets_S: Tensor,
+        head: Head,
+        softcap: float | None,
+    ) -> Tensor:
+        """Return each target's loss in nats, [s]."""
+        del hidden_SD
+        losses, grad_SD = head(
+            logits_SV, targets_S.numpy(), softcap=softcap, gradient=ctx.needs_input_grad[0]
+        )
+        if grad_SD is not None:
+            ctx.save_for_backward(torch.from_numpy(grad_SD))
+        return torch.from_numpy(losses)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_SD,) = ctx.saved_tensors
+        return grad_SD * grad_outputs[0][:, None], None, None, None, None
 
 
 class _RecalledLoss(torch.autograd.Function):

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "attention.h"
+#include "head.h"
 #include "linear.h"
 #include "recurrent.h"
 
@@ -73,7 +74,11 @@
     K(void, normalise, (float *x, int64_t count, float epsilon, float scale))                      \
     /* y = rms_norm(y) * weight * silu(z) */                                                       \
     K(void, gate_norm,                                                                             \
-      (float *y, const float *z, const float *weight, int64_t count, float epsilon))
+      (float *y, const float *z, const float *weight, int64_t count, float epsilon))              \
+    /* log of the sum of exp(x) */                                                                 \
+    K(float, sum_exponents, (const float *x, int64_t count))                                       \
+    /* Follow one tile of an output layer back for all rows (head.h). */                           \
+    K(void, follow_tile, (const Head *head, int64_t tile, float *weights, Followed *followed))
 
 #define KERNEL_FIELD(result, name, arguments) result(*name) arguments;
 typedef struct Kernels {
