@@ -65,7 +65,9 @@ def _average(averages: dict[str, Tensor], name: str, value: Tensor, decay: float
 
 
 def _normalise(x: Tensor) -> Tensor:
-    return x / (x.square().mean().sqrt() + 1e-20)
+    # By rows: the bits of a sum over everything depend on the number of threads.
+    total = x.square().sum(dim=-1).sum()
+    return x / ((total / x.numel()).sqrt() + 1e-20)
 
 
 def _level(x: Tensor) -> Tensor:

@@ -86,7 +86,9 @@ def _go_back(
     share = scores.softmax(dim=-1)
     mine = slice(new - start, None)
     grads[2][:, new:end].baddbmm_(share[:, :, mine].mT, grad)
-    change = torch.ops.aten._softmax_backward_data(torch.bmm(grad, v.mT), share, -1, torch.float32)
+    # PyTorch's own backward of softmax gives other bits on other numbers of threads.
+    change = torch.bmm(grad, v.mT)
+    change.sub_((change * share).sum(dim=-1, keepdim=True)).mul_(share)
     if bend is not None:
         change = change * bend
     grads[0][:, :, at] = torch.bmm(change, k).view(*grads[0].shape[:2], num_queries, -1)
