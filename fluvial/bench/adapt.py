@@ -1,7 +1,7 @@
 """Measure what learning while reading is worth: frozen and adapting, same windows, one run.
 
-One pass over each text, score before learn. The two sides alternate chunk by chunk, both on the
-engine, so that a machine whose speed drifts treats both alike; times are sums over chunks, and what
+One pass over each text, score before learn. The two sides alternate piece by piece, both on the
+engine, so that a machine whose speed drifts treats both alike; times are sums over pieces, and what
 a version costs (its drift is measured) counts as the adapting side's.
 """
 
@@ -28,6 +28,8 @@ from fluvial.model.tokenizer import Tokenizer
 QUICK_TOKENS = 2048
 LONG_WINDOWS = 4
 UNRELATED_TOKENS = 8192
+PIECE_TOKENS = 256
+"""What the frozen side reads at once: as fast as it gets."""
 SESSION = "bench"
 OnTokens = Callable[[str, int, int], None]
 Ask = Callable[[Tensors | None], int]
@@ -192,42 +194,56 @@ def _measure(
 def _read(
     model: _Model, ids: Sequence[int], *, settings: Settings, on_tokens: Callable[[int], None]
 ) -> _Sums:
+    """Read a text on both sides, piece by piece in turn.
+
+    A piece is what the frozen side reads at once; the learning side reads it in its own chunks.
+    """
     learner, sums = model.learner, _Sums()
     rule = Rule.from_settings(settings, model.checkpoint.declaration)
     learner.load(SESSION, None)
     learner.load("frozen", None)
+    piece_tokens = rule.chunk_tokens * max(1, PIECE_TOKENS // rule.chunk_tokens)
     unsaved = 0
-    for start in range(0, len(ids), rule.chunk_tokens):
-        chunk = ids[start : start + rule.chunk_tokens]
-        context = [model.first, *ids[:start]][-max(1, rule.overlap_tokens) :]
-        unsaved += len(chunk)
-        last = start + len(chunk) == len(ids)
-        _read_both(learner, sums, context, chunk, start=start)
-        if unsaved >= settings.version_tokens or last:
-            begun_s = time.perf_counter()
+    for start in range(0, len(ids), piece_tokens):
+        piece = ids[start : start + piece_tokens]
+        context = [model.first, *ids[:start]]
+        begun_s = time.perf_counter()
+        sums.frozen_nats += learner.read_frozen(
+            "frozen", context=context, chunk=piece, place=("text", start)
+        )
+        sums.frozen_s += time.perf_counter() - begun_s
+        begun_s = time.perf_counter()
+        _learn(learner, sums, context, piece, chunk_tokens=rule.chunk_tokens)
+        unsaved += len(piece)
+        if unsaved >= settings.version_tokens or start + len(piece) == len(ids):
             sums.settled.append(learner.settle(SESSION))
-            sums.adapted_s += time.perf_counter() - begun_s
             learner.restart("frozen")
             unsaved = 0
-        on_tokens(start + len(chunk))
+        sums.adapted_s += time.perf_counter() - begun_s
+        on_tokens(start + len(piece))
     return sums
 
 
-def _read_both(
-    learner: Learner, sums: _Sums, context: Sequence[int], chunk: Sequence[int], *, start: int
+def _learn(
+    learner: Learner,
+    sums: _Sums,
+    context: Sequence[int],
+    piece: Sequence[int],
+    *,
+    chunk_tokens: int,
 ) -> None:
-    place = ("text", start)
-    begun_s = time.perf_counter()
-    sums.frozen_nats += learner.read_frozen("frozen", context=context, chunk=chunk, place=place)
-    between_s = time.perf_counter()
-    result = learner.read(
-        SESSION, context=context, chunk=chunk, learn=True, compare=False, place=place
-    )
-    sums.adapted_s += time.perf_counter() - between_s
-    sums.frozen_s += between_s - begun_s
-    sums.adapted_nats += result.adapted_nats
-    sums.updates += result.learned
-    sums.skipped += result.skipped
+    for at in range(0, len(piece), chunk_tokens):
+        result = learner.read(
+            SESSION,
+            context=[*context, *piece[:at]],
+            chunk=piece[at : at + chunk_tokens],
+            learn=True,
+            compare=False,
+            place=("text", len(context) - 1 + at),
+        )
+        sums.adapted_nats += result.adapted_nats
+        sums.updates += result.learned
+        sums.skipped += result.skipped
 
 
 def _measure_damage(
