@@ -26,7 +26,8 @@ from tests.families import FAMILIES, create_random_adapter
 
 IDS = [position * 5 % 300 for position in range(7, 100)]
 CHUNKS = (IDS[:50], IDS[50:])
-EXACT_TOLERANCE = 2e-5
+# The last bits of a norm differ with and without a gradient; some of these models amplify them.
+EXACT_TOLERANCE = 2e-4
 # Of each tensor's gradient; the engine keeps keys and values in float16.
 WHOLE_TOLERANCE = 4e-3
 # An expert chosen with little to spare changes with the last bits.

@@ -15,6 +15,7 @@ from torch import Tensor
 from fluvial.errors import ModelError
 from fluvial.model.architecture.declaration import Group
 from fluvial.model.checkpoint import Checkpoint
+from fluvial.model.module.norm import RootMeanSquareNorm
 
 AdapterTensors = Mapping[str, Tensor]
 
@@ -107,7 +108,9 @@ class LayerWeights:
 
 
 def normalise(x_SD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-    """Return RMS norm over the last axis, times the weight."""
+    """Return RMS norm over the last axis, times the weight, which takes no gradient."""
+    if torch.is_grad_enabled() and x_SD.requires_grad:
+        return RootMeanSquareNorm.apply(x_SD, weight_D, epsilon)
     return F.rms_norm(x_SD, (x_SD.shape[-1],), weight_D, epsilon)
 
 

@@ -173,7 +173,7 @@ class _Recall(torch.autograd.Function):
         if needs_x or needs_a:
             low_SR = grad_SO @ b_RO.T
             if needs_a:
-                grad_a = x_SI.T @ low_SR
+                grad_a = (low_SR.T @ x_SI).T  # over tokens, the faster way round
             if needs_x:
                 grad_x = torch.from_numpy(ctx.product(grad_SO.contiguous().numpy()))
                 grad_x.addmm_(low_SR, a_IR.T)
