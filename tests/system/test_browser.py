@@ -1,12 +1,13 @@
 """The main job in a real browser, small real model: chat, stop, read, learn, undo, come back."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.pdf import write_pdf
 from tests.system.browser import Visit, find_chromium, open_page
@@ -72,6 +73,29 @@ def test_chat_stop_read_learn_undo_and_come_back(
     _undo(visit)
     _reload(visit)
     assert all(address.startswith(server.url) for address in visit.addresses)
+    assert visit.complaints == []
+
+
+def test_a_version_is_compared_branched_taken_along_and_deleted(
+    server: Live, visit: Visit, tmp_path: Path
+) -> None:
+    text = tmp_path / "lists.txt"
+    text.write_text(topics["typesseq-mutable"][:2_500])
+    visit.drop_file(text)
+    _open_panel(visit)
+    first = _item(visit, 1)
+    expect(first).to_have_attribute("data-current", "true", timeout=PATIENCE_MS)
+    _see_what_reading_did(visit)
+    first.get_by_test_id("version-more").click()
+    first.get_by_test_id("pin-version").click()
+    expect(first.get_by_test_id("pinned")).to_be_visible()
+    assert _download(visit, "fluvial").suffix == ".safetensors"
+    # Low-rank terms can't say gains: where the rule moves them, the page asks first.
+    at_loss = _learns_gains(server, visit)
+    assert _download(visit, "gguf", at_loss=at_loss).read_bytes()[:4] == b"GGUF"
+    _compare_with_base(visit, text.read_text())
+    _branch(visit)
+    _delete(visit)
     assert visit.complaints == []
 
 
@@ -188,3 +212,81 @@ def _reload(visit: Visit) -> None:
         page.get_by_test_id("panel-toggle").click()
     expect(page.get_by_test_id("version-item")).to_have_count(versions)
     expect(page.get_by_test_id("chart-point")).to_have_count(points)
+
+
+def _open_panel(visit: Visit) -> None:
+    panel = visit.page.get_by_test_id("panel")
+    if not panel.is_visible():
+        visit.page.get_by_test_id("panel-toggle").click()
+    expect(panel).to_be_visible()
+
+
+def _item(visit: Visit, number: int) -> Locator:
+    return visit.page.locator(f'[data-testid="version-item"][data-version="{number}"]')
+
+
+def _see_what_reading_did(visit: Visit) -> None:
+    card = visit.page.get_by_test_id("reading-card").last
+    expect(card).to_have_attribute("data-status", "done", timeout=PATIENCE_MS)
+    expect(card.get_by_test_id("reading-measure")).to_have_text(
+        re.compile(r"\d\.\d{3} → \d\.\d{3} bits per byte.* of computing")
+    )
+    version = _item(visit, 1)
+    expect(version.get_by_test_id("version-id")).to_have_text(re.compile("[0-9a-f]{12}"))
+    drift = version.get_by_role("meter")
+    expect(drift).to_have_attribute("aria-valuetext", re.compile("drift .* of .* nats a token"))
+    assert 0 < int(drift.get_attribute("aria-valuenow") or 0) <= 100
+
+
+def _learns_gains(server: Live, visit: Visit) -> bool:
+    session = visit.page.url.rpartition("/")[2]
+    found = server.client.get(f"/v1/sessions/{session}/versions/1").json()
+    return json.loads(found["rule"])["learn_gains"]
+
+
+def _download(visit: Visit, format: str, *, at_loss: bool = False) -> Path:
+    page = visit.page
+    with page.expect_download() as waiting:
+        _item(visit, 1).locator(f'[data-testid="export-version"][data-format="{format}"]').click()
+        if at_loss:
+            page.get_by_test_id("confirm-yes").click()
+    saved = Path(waiting.value.path())
+    return saved.rename(saved.with_suffix(Path(waiting.value.suggested_filename).suffix))
+
+
+def _compare_with_base(visit: Visit, text: str) -> None:
+    page = visit.page
+    _item(visit, 1).get_by_test_id("compare-version").click()
+    expect(page.get_by_test_id("compare-go")).to_be_disabled()
+    page.get_by_test_id("compare-text").fill(text)
+    page.get_by_test_id("compare-go").click()
+    # It has learned from this very text.
+    expect(page.get_by_test_id("compare-verdict")).to_have_text(
+        re.compile(r"Version 1 predicts this text [\d.]+% better than Base model"),
+        timeout=PATIENCE_MS,
+    )
+    page.keyboard.press("Escape")
+    expect(page.get_by_test_id("compare")).to_have_count(0)
+
+
+def _branch(visit: Visit) -> None:
+    page = visit.page
+    address = page.url
+    _item(visit, 1).get_by_test_id("branch-version").click()
+    page.get_by_test_id("confirm-yes").click()
+    page.wait_for_url(lambda url: url != address)
+    branch = _item(visit, 1)
+    expect(branch).to_have_attribute("data-current", "true")
+    expect(branch).to_contain_text("copied from another conversation")
+    page.go_back()
+    expect(page.get_by_test_id("reading-card").first).to_be_visible()
+
+
+def _delete(visit: Visit) -> None:
+    page = visit.page
+    _item(visit, 0).get_by_test_id("undo-version").click()
+    expect(_item(visit, 0)).to_have_attribute("data-current", "true")
+    _item(visit, 1).get_by_test_id("version-more").click()
+    _item(visit, 1).get_by_test_id("delete-version").click()
+    page.get_by_test_id("confirm-yes").click()
+    expect(_item(visit, 1)).to_have_count(0)
