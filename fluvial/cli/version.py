@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 HEADINGS = [
-    *("version", "id", "from", "origin", "tokens", "updates/skipped", "before -> frozen bits/byte"),
+    *(
+        "version",
+        "id",
+        "from",
+        "origin",
+        "tokens",
+        "updates/skipped",
+        "frozen -> adapted bits/byte",
+    ),
     *("drift", "bytes", "made", "note"),
 ]
 RIGHT = (4, 5, 6, 7, 8)
@@ -29,8 +37,8 @@ RIGHT = (4, 5, 6, 7, 8)
 def versions(session: str, as_json: bool, url: str | None, config_file: Path | None) -> None:
     """List the versions of what a conversation learned.
 
-    Bits per byte are of the text that a version learned, before that: as the adapter was, and
-    frozen. Drift is nats a token, of its budget.
+    Bits per byte are of the text that a version learned, before that: under the frozen base, and
+    as the adapter was. Drift is nats a token, of its budget.
     """
     from fluvial.cli.client import session_path
 
@@ -177,8 +185,8 @@ def _make_row(version: Json, found: Json) -> list[str]:
         version["origin"],
         f"{version['tokens_learned']:,}",
         f"{version['updates']}/{version['skipped']}",
-        f"{_name_bits(version['score_before_bits_per_byte'])}"
-        f" -> {_name_bits(version['frozen_bits_per_byte'])}",
+        f"{_name_bits(version['frozen_bits_per_byte'])}"
+        f" -> {_name_bits(version['score_before_bits_per_byte'])}",
         name_drift(version["drift"], found["drift_budget"]),
         f"{version['bytes']:,}",
         name_time(version["created_at"]),

@@ -196,7 +196,7 @@ def test_versions_undo_freeze(api: Api, capsys: Capture) -> None:
     cells = [[cell.strip() for cell in row] for row in (first, second)]
     assert cells[0][1:8] == ["1d" * 6, "base", "read", "512", "1/3", "- -> -", "not measured"]
     assert cells[1][1:6] == ["2d" * 6, "1", "read", "512", "1/3"]
-    assert cells[1][6:9] == ["0.9000 -> 1.1000", "0.0010 of 0.1", "1,000"]
+    assert cells[1][6:9] == ["1.1000 -> 0.9000", "0.0010 of 0.1", "1,000"]
     assert "* in force; 2,000 of 5,000 bytes" in out
     assert run(["sessions", "undo", "sess_1"]) == 0
     assert session["version"] == 1

@@ -55,7 +55,7 @@ def test_versions_are_shown_with_their_evidence(say: Say, session: str) -> None:
     assert code == 0
     for version in (first, second):
         assert str(version["short"]) in out
-    assert "0.5000 -> 1.0000" in out
+    assert "1.0000 -> 0.5000" in out
     assert f"{second['drift']:.4f} of 0.1" in out
 
 

@@ -211,7 +211,7 @@ export const zh: Texts = {
     parent: (name) => (/^\d{1,6}$/.test(name) ? `版本 ${name}` : name),
     parentBase: '基础模型',
     origins: {
-      read: (from) => `由${from}继续学习`,
+      read: (from) => `承接${from}`,
       merge: (from) => `合并：${from}`,
       import: () => '来自文件',
       adopt: () => '采用自已发布的版本',
