@@ -179,6 +179,19 @@ describe('the list of versions', () => {
     expect(button(1, 'branch-version').disabled).toBe(false);
   });
 
+  it('is read again where a new version is over the quota, since the oldest go without a word', async () => {
+    const conversation = await makeConversation();
+    const big = makeVersion(3, { bytes: 63_500_000 });
+    const list = { current: 3, drift_budget: 0.1, bytes: 63_500_000, limit_bytes: 64_000_000, data: [big] };
+    serve({ [`GET ${VERSIONS}`]: () => list });
+    conversation.onVersion(makeVersion(2, { note: 'changed' }));
+    expect(conversation.learning.versions.map((one) => one.note)).toEqual(['', 'changed']);
+    expect(server.calls).toEqual([]);
+    conversation.onVersion(big);
+    await settle();
+    expect(conversation.learning.versions.map((one) => one.number)).toEqual([3]);
+  });
+
   it('branches with the messages if asked to', async () => {
     const conversation = await makeConversation();
     conversation.messages = [{ id: 'm', role: 'user', content: 'x', created_at: 0, version: 0, finish: null, passages: [] }];
