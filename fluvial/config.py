@@ -135,6 +135,9 @@ class Settings(BaseSettings):
         description="Chunks are not learned from whose loss is under so many times the running "
         "mean; 0 learns from all, 1 from about half.",
     )
+    share: float = Field(
+        1.0, gt=0, le=1, description="Share of the chunks that are learned from, evenly chosen."
+    )
     depth: float = Field(
         1.0, gt=0, le=1, description="Share of the layers that learn, from the last one down."
     )

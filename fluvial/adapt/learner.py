@@ -6,6 +6,7 @@ float32 throughout, and what is settled (made a version) is a function of the te
 version before alone: windows and the rule's memory begin anew there.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class _Session:
     memory: Memory = field(default_factory=Memory)
     windows: dict[str, _Window] = field(default_factory=dict)
     mean_nats: float | None = None
+    turns: int = 0
     tally: Tally = field(default_factory=Tally)
     restored: bool = False
 
@@ -236,12 +238,19 @@ class Learner:
         """Learn from the chunk just scored; return whether it was, and whether the gate skipped."""
         window = state.windows["adapted"].inner
         finite = bool(np.isfinite(nats))
-        skipped = learn and finite and not self._is_surprising(state, nats / tokens)
+        skipped = learn and finite and not self._choose(state, nats / tokens)
         if skipped or not (learn and finite):
             self._tracer.skip(window)
             return False, skipped
         self._tracer.differentiate(window, state.live)
         return self._update(state, share=tokens), False
+
+    def _choose(self, state: _Session, mean_nats: float) -> bool:
+        """Return whether a chunk is to be learned from, by its turn and by the gate."""
+        turn, share = state.turns, self._rule.share
+        state.turns += 1
+        surprising = self._is_surprising(state, mean_nats)
+        return surprising and math.floor(turn * share) > math.floor((turn - 1) * share)
 
     def _is_surprising(self, state: _Session, mean_nats: float) -> bool:
         before = state.mean_nats
@@ -282,7 +291,7 @@ class Learner:
     def _restart(self, state: _Session) -> None:
         """Forget all but the live tensors: what follows depends on them and the text alone."""
         self._close_windows(state)
-        state.memory, state.mean_nats, state.tally = Memory(), None, Tally()
+        state.memory, state.mean_nats, state.turns, state.tally = Memory(), None, 0, Tally()
         state.restored = False
 
     def _close_windows(self, state: _Session) -> None:

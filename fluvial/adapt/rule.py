@@ -27,8 +27,9 @@ class Rule:
     Text is read in windows of `stride_tokens`, each behind the last `overlap_tokens` of what came
     before, and learned from in chunks of `chunk_tokens`. Chunks under `min_tokens` are scored but
     not learned from: a full step on so little evidence does more harm than good. `gate`: chunks
-    are left out whose loss is under so many times the running mean (0: none are). `depth`: the
-    share of the layers, from the last one down, that learn.
+    are left out whose loss is under so many times the running mean (0: none are). `share` of the
+    chunks are learned from, evenly, the others left out. `depth`: the share of the layers, from the
+    last one down, that learn.
     """
 
     method: Method = "adam"
@@ -44,6 +45,7 @@ class Rule:
     chunk_tokens: int = 256
     min_tokens: int = 32
     gate: float = 0.0
+    share: float = 1.0
     depth: float = 1.0
 
     @staticmethod
@@ -60,6 +62,7 @@ class Rule:
             stride_tokens=settings.stride_tokens,
             chunk_tokens=settings.chunk_tokens,
             gate=settings.gate,
+            share=settings.share,
             depth=settings.depth,
         )
 

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from fluvial.adapt.live import Live
 from fluvial.engine.decoder import Cache
+from fluvial.engine.head import HeadGradient
 from fluvial.engine.product import Product
 from fluvial.engine.protocol import Part
 from fluvial.engine.recorder import Recorder
 from fluvial.errors import LearnerError
 from fluvial.model.built import ensure_graph, ensure_transposed
 from fluvial.model.checkpoint import Checkpoint
-from fluvial.model.graph import FINE_BITS
 from fluvial.model.module import AdapterTensors, Module, Past, RecalledModule
 from fluvial.model.opening import AnyCheckpoint
-from fluvial.model.transposed import HEAD, read_transposed
+from fluvial.model.transposed import read_transposed
 
 Nats = NDArray[np.float32]
 MOST_WINDOWS = 12
@@ -103,15 +103,16 @@ class RecordedTracer:
         )
         transposed = read_transposed(ensure_transposed(checkpoint, cache_dir=graph_dir))
         self.norms: Mapping[str, float] = transposed.norms
-        products = {
-            name: Product(packed, input_bits=FINE_BITS if name == HEAD else 8)
-            for name, packed in transposed.packed.items()
-        }
-        self._module = RecalledModule(checkpoint, products=products)
+        self._module = RecalledModule(
+            checkpoint,
+            products={name: Product(packed) for name, packed in transposed.packed.items()},
+            head=HeadGradient(self._recorder.head),
+        )
 
     def use_threads(self, threads: int) -> None:
         self._recorder.use_threads(threads)
-        torch.set_num_threads(threads)
+        # What is left to PyTorch comes in small pieces: its threads would mostly wait.
+        torch.set_num_threads(1)
 
     def open(self, context: Sequence[int], live: Live | None, *, learns: bool) -> _Recorded:
         window = _Recorded(self._recorder.new_cache(), context[-1], learns)

@@ -1,5 +1,6 @@
 """The learner: scores before it learns, learns from the right thing, and never harms its state."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,37 @@ def test_a_short_chunk_is_scored_but_not_learned_from(learner: Learner) -> None:
     assert not result.learned
     assert result.adapted_nats > 0
     _assert_same(learner.export("s"), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "learned"),
+    [
+        ({"share": 0.5}, [True, False, True, False, True, False]),
+        ({"share": 0.75}, [True, False, True, True, True, False]),
+        ({"gate": 1.5}, [True, False, False, False, False, False]),
+    ],
+)
+def test_chunks_are_left_out_as_the_rule_says(
+    checkpoint: Checkpoint, settings: dict[str, float], learned: list[bool]
+) -> None:
+    learner = Learner(checkpoint, rule=replace(RULE, **settings))
+    learner.load("s", None)
+    results = [learner.read("s", context=[0], chunk=TEXT, learn=True) for _ in learned]
+    assert [result.learned for result in results] == learned
+    assert [result.skipped for result in results] == [not each for each in learned]
+
+
+def test_layers_under_the_depth_stay_as_they_were(checkpoint: Checkpoint) -> None:
+    learner = Learner(checkpoint, rule=replace(RULE, depth=0.5))
+    learner.load("s", None)
+    before = learner.export("s")
+    learner.read("s", context=[0], chunk=TEXT, learn=True)
+    after, half = learner.export("s"), len(checkpoint.declaration.layers) // 2
+    changed = {name for name in after if not np.array_equal(after[name], before[name])}
+    assert changed
+    assert {int(name.split(".")[1]) for name in changed} == set(
+        range(half, len(checkpoint.declaration.layers))
+    )
 
 
 def test_values_that_are_not_finite_never_reach_the_state(
