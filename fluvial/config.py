@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         6.4e-4, gt=0, le=1, description="Step of the weights, relative to their size."
     )
     chunk_tokens: int = Field(
-        256, ge=16, le=4096, description="Tokens scored, then learned from, at once."
+        64, ge=16, le=4096, description="Tokens scored, then learned from, at once."
     )
     stride_tokens: int = Field(
         512, ge=16, le=8192, description="Tokens read before a window of context begins anew."
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         "mean; 0 learns from all, 1 from about half.",
     )
     share: float = Field(
-        1.0, gt=0, le=1, description="Share of the chunks that are learned from, evenly chosen."
+        0.5, gt=0, le=1, description="Share of the chunks that are learned from, evenly chosen."
     )
     depth: float = Field(
         1.0, gt=0, le=1, description="Share of the layers that learn, from the last one down."
