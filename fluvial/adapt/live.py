@@ -21,7 +21,8 @@ class Live:
     """
 
     def __init__(self, tensors: Tensors, *, rule: Rule) -> None:
-        self.tensors = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+        # In one order, in which gradients are summed up: files give another with each opening.
+        self.tensors = {name: torch.from_numpy(np.array(tensors[name])) for name in sorted(tensors)}
         layers = 1 + max(find_layer(name) for name in self.tensors)
         self.first_layer = min(layers - 1, round((1 - rule.depth) * layers))
         self.trained: dict[str, Tensor] = {

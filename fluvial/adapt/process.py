@@ -46,7 +46,7 @@ class LearnerProcess:
         self.rule = rule
         self.state: State = "off"
         self.generation = 0
-        """Counts processes: live states are gone whenever it changes."""
+        """Counts processes, from the death of one before: live states are gone when it changes."""
         self._settings = {
             "path": str(path),
             "sha256": sha256,
@@ -153,7 +153,7 @@ class LearnerProcess:
             raise LearnerError("the learner is closed")
         if self._process is None:
             self.state = "restarting" if self.generation else "starting"
-            self.generation += 1
+            self.generation = max(1, self.generation)
             self._process = Child("fluvial.adapt.worker", settings=self._settings)
         return self._process
 
@@ -162,5 +162,6 @@ class LearnerProcess:
             self._process.end()
             self._process.release()
             self._process = None
+            self.generation += 1
         if not self._closed:
             self.state = "restarting"

@@ -166,7 +166,9 @@ class Reader:
         """Read one chunk of a job, or end it."""
         try:
             job.session = self._store.session(job.session.id, owner=job.session.owner)
-            if job.cancelled:
+            if self._study.has_lost(job):
+                self._rewind(job)
+            elif job.cancelled:
                 self._end(job, "cancelled")
             elif job.position >= len(job.ids):
                 self._end(job, "done")
@@ -207,18 +209,22 @@ class Reader:
             self._desk.release(job)
             return
         log.warning("reading %s: %s", job.reading.id, error)
-        self._study.forget(job.session.id)
         job.failures += 1
-        job.position = job.reading.tokens_read
         try:
-            self._store.truncate_scores(job.reading, start=job.position)
+            self._rewind(job)
         except FluvialError as fault:
             self._fail(job.session, job.reading, fault)
             self._desk.release(job)
             return
-        if job.failures >= MAX_FAILURES or job.cancelled:
+        if job.failures >= MAX_FAILURES:
             self._fail(job.session, job.reading, error)
             self._desk.release(job)
+
+    def _rewind(self, job: Job) -> None:
+        """Go back to where the session was saved: what was read since is read again."""
+        self._study.forget(job.session.id)
+        job.position = job.reading.tokens_read
+        self._store.truncate_scores(job.reading, start=job.position)
 
     def _fail(self, session: Session, reading: Reading, error: Exception) -> None:
         message = error.message if isinstance(error, FluvialError) else f"unexpected: {error!r}"

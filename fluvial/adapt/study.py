@@ -87,6 +87,16 @@ class Study:
             with contextlib.suppress(LearnerError):
                 self._learner.drop(session_id)
 
+    def has_lost(self, job: Job) -> bool:
+        """Whether the learner no longer has what was read since the session was last saved.
+
+        It died in another session's turn, or another version was put in force. The job must go
+        back to where it was saved, and the messages held must be read again before it.
+        """
+        live = self._live.get(job.session.id)
+        unsaved = job.unsaved_tokens > 0 or (live is not None and bool(live.held))
+        return unsaved and not self._is_current(live, job.session)
+
     def read_chunk(self, job: Job) -> None:
         """Score a job's next chunk, learn from it, and save a version if one is due.
 
@@ -141,8 +151,7 @@ class Study:
     def _prepare(self, job: Job) -> _Live:
         """Make sure that the learner's live state is the version in force."""
         live = self._live.get(job.session.id)
-        fresh = live is not None and live.generation == self._learner.generation
-        if live is None or not fresh or live.version != job.session.version:
+        if live is None or not self._is_current(live, job.session):
             adapter = self._history.adapter(job.session)
             self._learner.load(job.session.id, adapter.tensors if adapter else None)
             live = _Live(version=job.session.version, generation=self._learner.generation)
@@ -151,6 +160,13 @@ class Study:
         self._live.move_to_end(job.session.id)
         self._drop_idle()
         return live
+
+    def _is_current(self, live: _Live | None, session: Session) -> bool:
+        return (
+            live is not None
+            and live.generation == self._learner.generation
+            and live.version == session.version
+        )
 
     def _drop_idle(self) -> None:
         """Bound the learner's memory: let go of sessions that are amid nothing, oldest first."""
