@@ -58,7 +58,7 @@ def open_learner(
         checkpoint,
         rule=rule,
         graph_dir=graph_dir,
-        positions=512,
+        positions=1024,
         probe=PROBE,
         drift_budget=budget,
     )
