@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fluvial.adapt.bounding import scale_tensors
 from fluvial.adapt.drift import Probe, settle
 from fluvial.adapt.live import Live
-from fluvial.adapt.rule import ChunkResult, Rule, Settlement
+from fluvial.adapt.rule import ChunkResult, Rule, Settlement, keep_last
 from fluvial.adapt.step import Memory, step
 from fluvial.adapt.tally import Tally
 from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
@@ -125,10 +125,11 @@ class Learner:
     ) -> ChunkResult:
         """Score `chunk` after `context` (at least one token), then learn from it if `learn`.
 
-        Where `place` follows the chunk before and the window has room, the window goes on, and of
-        `context` nothing is read. With `compare`, the frozen base is scored on the same window
-        too. An update whose loss or gradient is not finite is left out: the state is then that of
-        the last version again, and the score is its.
+        `context` begins with the token that begins a text; of the others, only the last count.
+        Where `place` follows the chunk before and the window has room, the window goes on, and
+        nothing of `context` is read. With `compare`, the frozen base is scored on the same window too. An
+        update whose loss or gradient is not finite is left out: the state is then that of the last
+        version again, and the score is its.
         """
         state = self._sessions[session]
         learn = learn and len(chunk) >= self._rule.min_tokens
@@ -193,12 +194,11 @@ class Learner:
         live = None if tensors is None else Live(tensors, rule=self._rule)
         text, begin = [*context, *chunk], len(context)
         stride = windows * self._rule.stride_tokens
-        overlap = max(1, windows * self._rule.overlap_tokens)
+        overlap = windows * self._rule.overlap_tokens
         nats: list[float] = []
         with torch.no_grad():
             for start in range(begin, len(text), stride):
-                before = text[max(0, start - overlap) : start]
-                window = self._tracer.open(before, live, learns=False)
+                window = self._tracer.open(keep_last(text[:start], overlap), live, learns=False)
                 for at in range(start, min(start + stride, len(text)), SCORED_AT_ONCE):
                     end = min(at + SCORED_AT_ONCE, start + stride)
                     nats += self._tracer.score(window, text[at:end], live).tolist()
@@ -224,7 +224,7 @@ class Learner:
         full = window is not None and window.tokens + len(chunk) > self._rule.stride_tokens
         if window is None or place is None or window.next != place or full:
             self._close_window(state, side)
-            kept = context[-max(1, self._rule.overlap_tokens) :]
+            kept = keep_last(context, self._rule.overlap_tokens)
             inner = self._tracer.open(kept, live, learns=live is not None)
             window = state.windows[side] = _Window(inner, ("", 0))
         nats = self._tracer.score(window.inner, chunk, live)

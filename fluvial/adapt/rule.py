@@ -1,6 +1,7 @@
 """How a learner moves an adapter: the settings of one update rule, and what it answers."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -24,12 +25,12 @@ class Rule:
     `learn_gains`: whether A and the gains move too, at `learning_rate`; else A stays as `seed`
     drew it. Gradients are clipped to norm `clip`.
 
-    Text is read in windows of `stride_tokens`, each behind the last `overlap_tokens` of what came
-    before, and learned from in chunks of `chunk_tokens`. Chunks under `min_tokens` are scored but
-    not learned from: a full step on so little evidence does more harm than good. `gate`: chunks
-    are left out whose loss is under so many times the running mean (0: none are). `share` of the
-    chunks are learned from, evenly, the others left out. `depth`: the share of the layers, from the
-    last one down, that learn.
+    Text is read in windows of `stride_tokens`, each behind the first token of all and the last
+    `overlap_tokens` of what came before, and learned from in chunks of `chunk_tokens`. Chunks under
+    `min_tokens` are scored but not learned from: a full step on so little evidence does more harm
+    than good. `gate`: chunks are left out whose loss is under so many times the running mean (0:
+    none are). `share` of the chunks are learned from, evenly, the others left out. `depth`: the
+    share of the layers, from the last one down, that learn.
     """
 
     method: Method = "adam"
@@ -125,3 +126,8 @@ class Settlement:
     drift: float
     scale: float = 1.0
     note: str = ""
+
+
+def keep_last(context: Sequence[int], tokens: int) -> Sequence[int]:
+    """Return what begins a window: the first token, which models lean on, and the last ones."""
+    return context if len(context) <= tokens + 1 else [context[0], *context[-tokens:]]

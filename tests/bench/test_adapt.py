@@ -13,7 +13,7 @@ from fluvial.model.adapter import Tensors
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 
-RULE = {"rank": 4, "chunk_tokens": 64, "overlap_tokens": 32, "stride_tokens": 256}
+RULE = {"rank": 4, "share": 1, "chunk_tokens": 64, "overlap_tokens": 32, "stride_tokens": 256}
 TEXT = "the thing is that the king is in the ring, and 国王 sings. " * 40
 
 
