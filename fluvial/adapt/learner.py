@@ -127,9 +127,9 @@ class Learner:
 
         `context` begins with the token that begins a text; of the others, only the last count.
         Where `place` follows the chunk before and the window has room, the window goes on, and
-        nothing of `context` is read. With `compare`, the frozen base is scored on the same window too. An
-        update whose loss or gradient is not finite is left out: the state is then that of the last
-        version again, and the score is its.
+        nothing of `context` is read. With `compare`, the frozen base is scored on the same window
+        too. An update whose loss or gradient is not finite is left out: the state is then that of
+        the last version again, and the score is its.
         """
         state = self._sessions[session]
         learn = learn and len(chunk) >= self._rule.min_tokens
