@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     )
     version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
     drift_budget: float = Field(
-        0.1,
+        0.04,
         gt=0,
         allow_inf_nan=False,
         description="Most divergence of a version from the base on a fixed probe, nats a token.",

@@ -15,7 +15,11 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "fluvial").rglob("*.py"))
 WITH_TORCH = {
     "fluvial.model.module",
+    "fluvial.adapt.drift",
     "fluvial.adapt.learner",
+    "fluvial.adapt.live",
+    "fluvial.adapt.step",
+    "fluvial.adapt.tracer",
     "fluvial.adapt.worker",  # the learner's process
     "fluvial.bench.adapt",  # measures the learner in its own process
     "fluvial.model.fallback",

@@ -36,7 +36,7 @@ def test_versions_are_listed_oldest_first(learned: tuple[Running, str]) -> None:
     assert first["short"] == first["id"][:12]
     assert (first["parents"], second["parents"]) == ([], [first["id"]])
     assert found["bytes"] == first["bytes"] + second["bytes"]
-    assert (found["limit_bytes"], found["drift_budget"]) == (512 * 2**20, 0.1)
+    assert (found["limit_bytes"], found["drift_budget"]) == (512 * 2**20, 0.04)
 
 
 def test_any_version_and_the_base_can_be_put_in_force(learned: tuple[Running, str]) -> None:
@@ -113,7 +113,7 @@ def test_everything_learned_can_be_forgotten(learned: tuple[Running, str]) -> No
     assert server.client.get(f"{path}/versions").json() == {
         "object": "list",
         "current": 0,
-        "drift_budget": 0.1,
+        "drift_budget": 0.04,
         "bytes": 0,
         "limit_bytes": 512 * 2**20,
         "data": [],
