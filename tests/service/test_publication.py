@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fluvial.config import load
 from fluvial.errors import ConflictError, FluvialError, ForbiddenError, NotFoundError
 from fluvial.service.merging import Part, add_up
 from fluvial.testing import MODEL, Rig, make_rig, make_tensors
@@ -97,7 +98,8 @@ def test_a_merge_over_the_drift_budget_is_scaled_back(rig: Rig) -> None:
         )
     merged = rig.service.merging.merge(session, [Part(version="1"), Part(version="2")])
     assert merged.version.drift is not None
-    assert 0.09 < merged.version.drift <= 0.1
+    budget = load().drift_budget
+    assert 0.9 * budget < merged.version.drift <= budget
     assert 0 < merged.version.scale < 0.1
     assert "scaled back" in merged.version.note
 
