@@ -80,7 +80,7 @@ def _open_asking(path: Path, settings: "Settings", *, wanted: bool) -> "Generato
     if not wanted:
         yield None
         return
-    import itertools
+    import secrets
 
     from fluvial.bench.asking import ask
     from fluvial.bench.instruction import run
@@ -88,11 +88,12 @@ def _open_asking(path: Path, settings: "Settings", *, wanted: bool) -> "Generato
     from fluvial.model.opening import open_model
     from fluvial.service.start import open_engine
 
-    numbers = itertools.count()
     with open_engine(open_model(path), name=settings.model, settings=settings) as engine:
 
         def count(tensors: "Tensors | None") -> int:
-            adapter = None if tensors is None else Adapter(f"asked/{next(numbers)}", tensors)
+            # A key of its own: caches on disk outlive this process, and belong to a key.
+            key = f"asked/{secrets.token_hex(8)}"
+            adapter = None if tensors is None else Adapter(key, tensors)
             generate = ask(engine, adapter=lambda: adapter)
             return run(generate, at_once=settings.batch_limit)["passed"]
 
