@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from fluvial.config import Settings
@@ -71,6 +71,18 @@ class Rule:
     def window_tokens(self) -> int:
         """The longest window."""
         return self.overlap_tokens + self.stride_tokens
+
+    def fit(self, positions: int) -> "Rule":
+        """Return the rule with windows of at most so many tokens, 64 or more."""
+        overlap_tokens = min(self.overlap_tokens, positions // 4)
+        stride_tokens = min(self.stride_tokens, positions - overlap_tokens - 1)
+        chunk_tokens = min(self.chunk_tokens, stride_tokens)
+        return replace(
+            self,
+            overlap_tokens=overlap_tokens,
+            stride_tokens=stride_tokens,
+            chunk_tokens=chunk_tokens,
+        )
 
     def trains(self, name: str) -> bool:
         """Whether this tensor of an adapter moves."""

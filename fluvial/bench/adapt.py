@@ -57,6 +57,7 @@ class _Model:
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     learner: Learner
+    rule: Rule
     first: int
 
     def count_bytes(self, ids: Sequence[int]) -> int:
@@ -117,7 +118,7 @@ def run(
     return {
         "model": model.name,
         "beside": None if beside is None else beside.name,
-        "rule": asdict(Rule.from_settings(settings, model.checkpoint.declaration)),
+        "rule": asdict(model.rule),
         "version_tokens": settings.version_tokens,
         "drift_budget": settings.drift_budget,
         "files": rows,
@@ -131,11 +132,13 @@ def run(
 def _open(path: Path, settings: Settings) -> _Model:
     checkpoint = open_checkpoint(path)
     tokenizer = open_tokenizer(checkpoint)
+    positions = min(settings.context_tokens, checkpoint.declaration.context_tokens)
+    rule = Rule.from_settings(settings, checkpoint.declaration).fit(positions // LONG_WINDOWS)
     learner = Learner(
         checkpoint,
-        rule=Rule.from_settings(settings, checkpoint.declaration),
+        rule=rule,
         graph_dir=settings.data_dir / "graphs",
-        positions=min(settings.context_tokens, checkpoint.declaration.context_tokens),
+        positions=positions,
         probe=tokenizer.encode(load_probe()),
         drift_budget=settings.drift_budget,
         most_windows=LONG_WINDOWS,
@@ -146,6 +149,7 @@ def _open(path: Path, settings: Settings) -> _Model:
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         learner=learner,
+        rule=rule,
         first=choose_first_token(tokenizer),
     )
 
@@ -175,7 +179,7 @@ def _measure(
         "path": str(path),
         "tokens": len(ids),
         "bytes": size_bytes,
-        "window_tokens": Rule.from_settings(settings, model.checkpoint.declaration).window_tokens,
+        "window_tokens": model.rule.window_tokens,
         "frozen_bpb": round(frozen_bpb, 5),
         "long_window_bpb": round(long_bpb, 5),
         "adapted_bpb": round(adapted_bpb, 5),
@@ -199,7 +203,7 @@ def _read(
     A piece is what the frozen side reads at once; the learning side reads it in its own chunks.
     """
     learner, sums = model.learner, _Sums()
-    rule = Rule.from_settings(settings, model.checkpoint.declaration)
+    rule = model.rule
     learner.load(SESSION, None)
     learner.load("frozen", None)
     piece_tokens = rule.chunk_tokens * max(1, PIECE_TOKENS // rule.chunk_tokens)

@@ -83,14 +83,14 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
 def _create_learner(
     settings: Settings, *, info: ModelInfo, checkpoint: AnyCheckpoint
 ) -> LearnerProcess:
-    packed = settings.weights == "packed"
+    packed, positions = settings.weights == "packed", _count_positions(settings, checkpoint)
     return LearnerProcess(
         Path(info.path),
         sha256=info.sha256,
-        rule=Rule.from_settings(settings, checkpoint.declaration),
+        rule=Rule.from_settings(settings, checkpoint.declaration).fit(positions),
         threads=settings.learner_threads,
         graph_dir=settings.data_dir / GRAPHS_FOLDER if packed else None,
-        positions=_count_positions(settings, checkpoint),
+        positions=positions,
         drift_budget=settings.drift_budget,
     )
 
