@@ -135,9 +135,12 @@ def test_bench_prints_json_last_or_a_table(
         "path": "a.txt",
         "tokens": 1000,
         "frozen_bpb": 1.1,
+        "long_window_bpb": 1.05,
         "adapted_bpb": 1.0,
         "gain_pct": 9.09,
         "overhead": 2.5,
+        "unrelated_before_bpb": 2.0,
+        "unrelated_after_bpb": 2.01,
     }
     result = {"model": "m", "files": [row], "median_gain_pct": 9.09, "median_overhead": 2.5}
     given: dict[str, object] = {}
@@ -161,7 +164,9 @@ def test_bench_prints_json_last_or_a_table(
     assert given["model_path"] == Path("/models/m/model.gguf")
     assert run(["bench", "adapt", str(file), "--tokens", "500"]) == 0
     assert given["tokens"] == 500
-    assert "median gain 9.09%" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "median gain 9.09%" in out
+    assert "+0.50%" in out
 
 
 def test_text_from_outside_can_t_steer_the_terminal() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fluvial.cli.main import run
 from fluvial.cli.publication import parse_part
+from fluvial.config import load
 from fluvial.errors import InputError
 from tests.server.conftest import Running, run_server
 
@@ -56,7 +57,7 @@ def test_versions_are_shown_with_their_evidence(say: Say, session: str) -> None:
     for version in (first, second):
         assert str(version["short"]) in out
     assert "1.0000 -> 0.5000" in out
-    assert f"{second['drift']:.4f} of 0.1" in out
+    assert f"{second['drift']:.4f} of {load().drift_budget:g}" in out
 
 
 def test_two_versions_are_compared_on_a_file(say: Say, session: str, tmp_path: Path) -> None:
