@@ -210,8 +210,8 @@ class ChunkScore:
     `start` is the index of its first token in the reading. `frozen_nats` and `adapted_nats` are
     summed over `tokens`, on the same window. `version` is the version in force when it was scored;
     `learned` tells whether an update followed, `reason` why none did: the session was frozen, the
-    chunk too short, not surprising enough for the rule's gate, or its loss or gradient not finite.
-    `seconds` is the time that scoring and learning took. Older scores tell neither ("", None).
+    chunk too short, left out by the rule ("unsurprising": its share or its gate), or its loss or
+    gradient not finite. `seconds` is the time that scoring and learning took. Older scores tell neither ("", None).
     """
 
     session: str

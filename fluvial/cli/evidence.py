@@ -11,7 +11,7 @@ REASONS = {
     "": "for no reason noted",
     "frozen": "learning was frozen",
     "short": "too short",
-    "unsurprising": "not surprising enough",
+    "unsurprising": "left out by the rule",
     "not_finite": "not finite",
 }
 

@@ -142,7 +142,7 @@ def test_read_shows_what_was_gained(api: Api, capsys: Capture, tmp_path: Path) -
     row = next(line for line in out.splitlines() if line.startswith("a.txt"))
     gains = ["1.2500", "1.0000", "+20.00%"]
     assert row.split() == ["a.txt", "done", "100", *gains, "1", "min", "20", "s"]
-    assert "a.txt: 1 of 2 chunks not learned from: 1 not surprising enough" in out
+    assert "a.txt: 1 of 2 chunks not learned from: 1 left out by the rule" in out
     assert "b.md: " not in out
     assert "version 2 (2d2d2d2d2d2d) is in force: drift 0.0010 of 0.1; evil" in out
     assert "\x1b" not in out

@@ -82,7 +82,7 @@ describe('the list of versions', () => {
     await drawVersions(conversation);
     const shown = text(item(3));
     expect(shown).toContain('333333333333');
-    expect(shown).toContain('2 parts not surprising enough');
+    expect(shown).toContain('2 parts left out by the rule');
     expect(shown).toContain('learned from version 1');
     expect(shown).toContain('1.000 → 0.900 bits per byte');
     expect(shown).toContain('10.0% less');
@@ -354,7 +354,7 @@ describe('a text being read', () => {
     expect(card).toContain('1.000 → 0.800 bits per byte');
     expect(card).toContain('20.0% better');
     expect(card).toContain('2s of computing');
-    expect(card).toContain('3 parts not learned from: 2 not surprising enough, 1 too short');
+    expect(card).toContain('3 parts not learned from: 2 left out by the rule, 1 too short');
     expect(find('[data-testid="reading-stop"]').getAttribute('aria-label')).toBe('Stop reading “manual.txt”');
   });
 
