@@ -211,7 +211,8 @@ class ChunkScore:
     summed over `tokens`, on the same window. `version` is the version in force when it was scored;
     `learned` tells whether an update followed, `reason` why none did: the session was frozen, the
     chunk too short, left out by the rule ("unsurprising": its share or its gate), or its loss or
-    gradient not finite. `seconds` is the time that scoring and learning took. Older scores tell neither ("", None).
+    gradient not finite. `seconds` is the time that scoring and learning took. Older scores tell
+    neither ("", None).
     """
 
     session: str
