@@ -17,15 +17,14 @@ from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.packing import BLOCK, TILE, Packed, pack_nearest
 
 INDEX_FILE, DATA_FILE = "transposed.json", "transposed.bin"
-TRANSPOSED_VERSION = 1
-HEAD = "head"
+TRANSPOSED_VERSION = 2
 _ALIGNMENT = 64
 Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Transposed:
-    """Packed transposes by name (`layers.3.qkv`, `head`), and the Frobenius norms of weights."""
+    """Packed transposes by name (`layers.3.qkv`), and the Frobenius norms of weights."""
 
     packed: dict[str, Packed]
     norms: dict[str, float]
@@ -36,7 +35,7 @@ def write_transposed(
 ) -> None:
     """Write the two files to `folder`."""
     index: dict[str, dict[str, float | int]] = {}
-    total = sum(len(layer.groups) for layer in checkpoint.declaration.layers) + 1
+    total = sum(len(layer.groups) for layer in checkpoint.declaration.layers)
     with (folder / DATA_FILE).open("wb") as file:
         for name, matrix_OI in _list_matrices(checkpoint):
             packed = pack_nearest(np.ascontiguousarray(matrix_OI.T))
@@ -95,5 +94,3 @@ def _list_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[np.flo
         for group in layer.groups:
             parts = [checkpoint.matrix(f"layers.{index}.{part}") for part, _ in group.parts]
             yield f"layers.{index}.{group.name}", np.concatenate(parts)
-    tied = checkpoint.declaration.tied_head
-    yield HEAD, checkpoint.matrix("embedding" if tied else HEAD)

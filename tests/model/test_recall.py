@@ -101,9 +101,7 @@ def test_packed_transposes_carry_gradients_the_same_way(
 ) -> None:
     recorder = _load(checkpoint, tmp_path, whole=False)
     packed = read_transposed(ensure_transposed(checkpoint, cache_dir=tmp_path)).packed
-    products = {
-        name: Product(each, input_bits=15 if name == "head" else 8) for name, each in packed.items()
-    }
+    products = {name: Product(each) for name, each in packed.items()} | {"head": exact["head"]}
     found = _recall(checkpoint, recorder, products, tensors)[1]
     assert _align(found, _recall(checkpoint, recorder, exact, tensors)[1]) > 0.9995
     if not _is_mixture(checkpoint):

@@ -139,8 +139,7 @@ def _list_matrices(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         for group in layer.groups:
             parts = [checkpoint.matrix(f"layers.{index}.{part}") for part, _ in group.parts]
             found[f"layers.{index}.{group.name}"] = np.concatenate(parts)
-    tied = checkpoint.declaration.tied_head
-    return {**found, "head": checkpoint.matrix("embedding" if tied else "head")}
+    return found
 
 
 def _assert_packed(found: np.ndarray, expected: np.ndarray) -> None:
