@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fluvial.adapt.bounding import scale_tensors
 from fluvial.adapt.drift import Probe, settle
 from fluvial.adapt.live import Live
-from fluvial.adapt.rule import ChunkResult, Rule, Settlement, keep_last
+from fluvial.adapt.rule import ChunkResult, Place, Rule, Settlement, keep_last
 from fluvial.adapt.step import Memory, step
 from fluvial.adapt.tally import Tally
 from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
@@ -27,8 +27,6 @@ from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.opening import AnyCheckpoint
 
-Place = tuple[str, int]
-"""Where a chunk begins: the reading, and how many of its tokens come before."""
 GATE_DECAY = 0.9
 SCORED_AT_ONCE = 256
 

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from fluvial.adapt.rule import ChunkResult, Rule, Settlement
+from fluvial.adapt.rule import ChunkResult, Place, Rule, Settlement
 from fluvial.child import Child, Reply
 from fluvial.errors import LearnerError
 from fluvial.frame import ClosedError
@@ -23,8 +23,6 @@ from fluvial.model.adapter import Tensors
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str, int]
-"""Where a chunk begins: the reading, and how many of its tokens come before."""
 State = Literal["starting", "ready", "restarting", "off"]
 
 

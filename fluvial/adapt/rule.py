@@ -11,6 +11,8 @@ from fluvial.types import Unlearned
 
 Method = Literal["adam", "normed", "sign", "muon"]
 METHODS: tuple[Method, ...] = get_args(Method)
+Place = tuple[str, int]
+"""Where a chunk begins: the reading, and how many of its tokens come before."""
 STATE_BYTES = 3_000_000
 """Most that a version takes on disk where the rank is chosen for the model."""
 
