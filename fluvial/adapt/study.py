@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fluvial.adapt.desk import Job
 from fluvial.adapt.history import History
 from fluvial.adapt.process import LearnerProcess
-from fluvial.adapt.rule import ChunkResult, keep_last
+from fluvial.adapt.rule import ChunkResult
 from fluvial.adapt.unsaved import Unsaved
 from fluvial.errors import LearnerError
 from fluvial.model.tokenizer import Tokenizer
@@ -107,7 +107,8 @@ class Study:
         live = self._prepare(job)
         start = job.position
         chunk = job.ids[start : start + rule.chunk_tokens]
-        context = keep_last([self._first_token, *job.ids[:start]], rule.overlap_tokens)
+        # Cut before it is copied: the cost of a chunk must not grow with what came before it.
+        context = [self._first_token, *job.ids[max(0, start - rule.overlap_tokens) : start]]
         learn = job.session.learning == "on"
         began = time.monotonic()
         result = self._learner.read(
