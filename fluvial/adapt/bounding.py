@@ -8,6 +8,7 @@ import numpy as np
 
 from fluvial.errors import ConflictError
 from fluvial.model.adapter import Adapter, Tensors
+from fluvial.types import ScaledBack, Unmeasured, VersionNote
 
 Measure = Callable[[Tensors], float]
 """Measures the drift of an adapter's tensors: divergence from the base, nats a token."""
@@ -19,12 +20,25 @@ MARGIN = 0.97
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bounded:
-    """An adapter in its budget. `drift` is None where it can't be measured; `note` says so."""
+    """An adapter in its budget. `drift` is None where it can't be measured; `notes` say so."""
 
     tensors: Tensors
     drift: float | None
     scale: float
-    note: str = ""
+    notes: tuple[VersionNote, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """A live state made fit to be a version.
+
+    `drift`: divergence from the base on the probe, nats a token. `scale` is less than 1 where the
+    change was scaled back to its budget; `notes` say why, or why it was refused.
+    """
+
+    drift: float
+    scale: float = 1.0
+    notes: tuple[VersionNote, ...] = ()
 
 
 def bound(tensors: Tensors, *, budget: float, measure: Measure | None) -> Bounded:
@@ -33,14 +47,14 @@ def bound(tensors: Tensors, *, budget: float, measure: Measure | None) -> Bounde
     Raises ConflictError `drift_over_budget` where even that does not help.
     """
     if measure is None:
-        return Bounded(tensors=tensors, drift=None, scale=1.0, note="its drift was not measured")
+        return Bounded(tensors=tensors, drift=None, scale=1.0, notes=(Unmeasured(),))
     scale, first, scaled = 1.0, None, tensors
     for _ in range(TRIES):
         drift = measure(scaled)
         first = drift if first is None else first
         if drift <= budget:
-            note = "" if scale == 1 else f"scaled back: its drift was {first:.3g}, over {budget:g}"
-            return Bounded(tensors=scaled, drift=drift, scale=scale, note=note)
+            notes = () if scale == 1 else (_tell_scaled(first, budget=budget),)
+            return Bounded(tensors=scaled, drift=drift, scale=scale, notes=notes)
         scale *= MARGIN * math.sqrt(budget / drift) if math.isfinite(drift) else 0.25
         scaled = scale_tensors(tensors, scale)
     raise ConflictError(
@@ -48,6 +62,10 @@ def bound(tensors: Tensors, *, budget: float, measure: Measure | None) -> Bounde
         "is scaled back",
         code="drift_over_budget",
     )
+
+
+def _tell_scaled(drift: float, *, budget: float) -> ScaledBack:
+    return ScaledBack(drift=drift if math.isfinite(drift) else None, budget=budget)
 
 
 def scale_tensors(tensors: Tensors, scale: float) -> Tensors:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluvial.adapt.bounding import bound
+from fluvial.adapt.bounding import Settlement, bound
 from fluvial.adapt.live import Live
-from fluvial.adapt.rule import Settlement
 from fluvial.errors import ConflictError
 from fluvial.model.adapter import Tensors
+from fluvial.types import NotFinite, OverBudget, VersionNote
 
 PROBE_TOKENS = 160
 
@@ -54,7 +54,7 @@ def settle(live: Live, probe: Probe, *, budget: float) -> Settlement:
     that of the last version again.
     """
     if not live.is_finite():
-        return _refuse(live, probe, "the adapter was not finite")
+        return _refuse(live, probe, NotFinite())
 
     def measure(tensors: Tensors) -> float:
         live.set(tensors)
@@ -63,12 +63,12 @@ def settle(live: Live, probe: Probe, *, budget: float) -> Settlement:
 
     try:
         bounded = bound(live.export(), budget=budget, measure=measure)
-    except ConflictError as error:
-        return _refuse(live, probe, error.message)
+    except ConflictError:
+        return _refuse(live, probe, OverBudget(budget=budget))
     live.keep()
-    return Settlement(drift=bounded.drift or 0.0, scale=bounded.scale, note=bounded.note)
+    return Settlement(drift=bounded.drift or 0.0, scale=bounded.scale, notes=bounded.notes)
 
 
-def _refuse(live: Live, probe: Probe, reason: str) -> Settlement:
+def _refuse(live: Live, probe: Probe, reason: VersionNote) -> Settlement:
     live.go_back()
-    return Settlement(drift=probe.measure(live), note=f"restored the version before: {reason}")
+    return Settlement(drift=probe.measure(live), notes=(reason,))

@@ -15,6 +15,7 @@ from fluvial.store.file import write_atomically
 from fluvial.store.store import Store
 from fluvial.types import (
     BASE_VERSION,
+    Adopted,
     Holding,
     Publication,
     Reading,
@@ -22,6 +23,7 @@ from fluvial.types import (
     Session,
     StoredMessage,
     Version,
+    VersionNote,
     VersionOrigin,
 )
 
@@ -120,7 +122,7 @@ class History:
         score_before_bpb: float | None = None,
         frozen_bpb: float | None = None,
         scale: float = 1.0,
-        note: str = "",
+        notes: Sequence[VersionNote] = (),
         rule: str = "",
     ) -> tuple[Session, Version]:
         """Make `tensors` the session's next version and put it in force: file first, then its row.
@@ -145,7 +147,7 @@ class History:
             score_before_bpb=score_before_bpb,
             frozen_bpb=frozen_bpb,
             scale=scale,
-            note=note,
+            notes=tuple(notes),
             rule=rule,
         )
         data = encode(tensors, checkpoint=self._checkpoint, declaration=self._declaration)
@@ -163,7 +165,7 @@ class History:
         rule: str,
         drift: float | None,
         scale: float = 1.0,
-        note: str = "",
+        notes: Sequence[VersionNote] = (),
     ) -> tuple[Session, Version]:
         """Put tensors from elsewhere in force as a new version. Raises as `save` does.
 
@@ -185,7 +187,7 @@ class History:
             parents=tuple(parents),
             origin=origin,
             scale=scale,
-            note=note,
+            notes=tuple(notes),
             rule=rule,
         )
         return self._put(session, draft, data)
@@ -198,8 +200,8 @@ class History:
         data = self._read_publication(session, publication)
         self.decode(data)
         version = publication.version
-        note = "; ".join(filter(None, [f"adopted {publication.name}", version.note]))
-        return self._put(session, replace(version, origin="adopt", note=note), data)
+        notes = (Adopted(name=publication.name), *version.notes)
+        return self._put(session, replace(version, origin="adopt", notes=notes), data)
 
     def branch(
         self,

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fluvial.adapt.bounding import scale_tensors
+from fluvial.adapt.bounding import Settlement, scale_tensors
 from fluvial.adapt.drift import Probe, settle
 from fluvial.adapt.live import Live
-from fluvial.adapt.rule import ChunkResult, Place, Rule, Settlement, keep_last
+from fluvial.adapt.rule import ChunkResult, Place, Rule, keep_last
 from fluvial.adapt.step import Memory, step
 from fluvial.adapt.tally import Tally
 from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
 from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.opening import AnyCheckpoint
+from fluvial.types import ChunkNotFinite, ReadsWorse, VersionNote
 
 GATE_DECAY = 0.9
 SCORED_AT_ONCE = 256
@@ -167,13 +168,13 @@ class Learner:
     def settle(self, session: str) -> Settlement:
         """Make the live state fit to be a version (`drift.settle`); windows begin anew after it."""
         state = self._sessions[session]
-        scale, note = _go_back_from_jump(state)
+        scale, notes = _go_back_from_jump(state)
         settled = settle(state.live, self._probe, budget=self._budget)
         if state.restored:
-            note = "went back to the version before: a chunk's loss or gradient was not finite"
+            notes = (ChunkNotFinite(),)
         self._restart(state)
-        note = "; ".join(filter(None, [note, settled.note]))
-        return Settlement(drift=settled.drift, scale=scale * settled.scale, note=note)
+        notes = (*notes, *settled.notes)
+        return Settlement(drift=settled.drift, scale=scale * settled.scale, notes=notes)
 
     def score(
         self,
@@ -302,16 +303,16 @@ class Learner:
             self._tracer.close(window.inner)
 
 
-def _go_back_from_jump(state: _Session) -> tuple[float, str]:
+def _go_back_from_jump(state: _Session) -> tuple[float, tuple[VersionNote, ...]]:
     """Leave a state that reads far worse than the base; return what is left of it, and why.
 
     A version before that read no better is halved: else nothing could be learned over it any more.
     """
     tally = state.tally
     if not tally.jumped:
-        return 1.0, ""
+        return 1.0, ()
     state.live.go_back()
     if not tally.began_so:
-        return 1.0, f"restored the version before: {tally.describe()}"
+        return 1.0, (ReadsWorse(excess=tally.excess),)
     state.live.set(scale_tensors(state.live.export(), 0.5))
-    return 0.5, f"halved the version before: {tally.describe()}, from the first chunk on"
+    return 0.5, (ReadsWorse(excess=tally.excess, halved=True),)

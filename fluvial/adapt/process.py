@@ -15,11 +15,13 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from fluvial.adapt.rule import ChunkResult, Place, Rule, Settlement
+from fluvial.adapt.bounding import Settlement
+from fluvial.adapt.rule import ChunkResult, Place, Rule
 from fluvial.child import Child, Reply
 from fluvial.errors import LearnerError
 from fluvial.frame import ClosedError
 from fluvial.model.adapter import Tensors
+from fluvial.note import read as read_note
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,9 @@ class LearnerProcess:
 
     def settle(self, session: str) -> Settlement:
         """Make a session's live state fit to be a version (`Learner.settle`)."""
-        return Settlement(**self._ask({"do": "settle", "session": session})[0])
+        reply, _ = self._ask({"do": "settle", "session": session})
+        notes = tuple(map(read_note, reply.pop("notes")))
+        return Settlement(**reply, notes=notes)
 
     def score(
         self, context: Sequence[int], chunk: Sequence[int], *, tensors: Tensors | None = None

@@ -225,7 +225,7 @@ class Study:
             frozen_bpb=unsaved.frozen_bpb,
             drift=settled.drift,
             scale=settled.scale,
-            note=settled.note,
+            notes=settled.notes,
             rule=self._learner.rule.to_json(),
         )
         job.reading = replace(job.reading, tokens_read=job.position, status=status)

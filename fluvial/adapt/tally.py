@@ -39,7 +39,7 @@ class Tally:
         """Whether it was so from the beginning: the version before is no better."""
         return self.first_adapted_nats > JUMP * self.first_frozen_nats
 
-    def describe(self) -> str:
-        """Return in words how much worse than the base it read."""
-        worse = 100 * (self.adapted_nats / self.frozen_nats - 1)
-        return f"it read {worse:.0f} % worse than the base"
+    @property
+    def excess(self) -> float:
+        """By how much of the base's loss its own was over that."""
+        return self.adapted_nats / self.frozen_nats - 1

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fluvial.adapt.bounding import Settlement
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.probe import load_probe
-from fluvial.adapt.rule import Rule, Settlement
+from fluvial.adapt.rule import Rule
 from fluvial.bench.machine import describe_machine, list_versions
 from fluvial.bench.text import read_text
 from fluvial.config import Settings
@@ -24,6 +25,7 @@ from fluvial.model.adapter_file import encode
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 from fluvial.model.tokenizer import Tokenizer
+from fluvial.note import tell_all
 
 QUICK_TOKENS = 2048
 LONG_WINDOWS = 4
@@ -188,7 +190,7 @@ def _measure(
         "skipped": sums.skipped,
         "drift": round(sums.settled[-1].drift, 5),
         "scaled_back": sum(settled.scale < 1 for settled in sums.settled),
-        "notes": sorted({settled.note for settled in sums.settled if settled.note}),
+        "notes": sorted({tell_all(settled.notes) for settled in sums.settled if settled.notes}),
         "frozen_s": round(sums.frozen_s, 2),
         "adapted_s": round(sums.adapted_s, 2),
         "overhead": round(sums.adapted_s / sums.frozen_s, 3),

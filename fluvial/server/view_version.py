@@ -1,6 +1,7 @@
 """The objects of docs/api.md that tell of versions."""
 
 from fluvial.adapt.naming import SHORT_CHARS
+from fluvial.note import tell_all, view
 from fluvial.server.view import Json
 from fluvial.service.comparison import Comparison
 from fluvial.service.state import VersionList
@@ -25,7 +26,8 @@ def view_version(version: Version) -> Json:
         "frozen_bits_per_byte": version.frozen_bpb,
         "drift": version.drift,
         "scale": version.scale,
-        "note": version.note,
+        "note": tell_all(version.notes),
+        "notes": [view(note) for note in version.notes],
         "rule": version.rule,
         "pinned": version.pinned,
         "expires_at": version.expires_at,
@@ -62,7 +64,8 @@ def view_publication(publication: Publication, *, owner: str) -> Json:
         "origin": version.origin,
         "tokens_learned": version.tokens_learned,
         "drift": version.drift,
-        "note": version.note,
+        "note": tell_all(version.notes),
+        "notes": [view(note) for note in version.notes],
         "bytes": version.bytes,
         "sha256": version.sha256,
         "created_at": publication.created_at,

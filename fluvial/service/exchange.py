@@ -19,7 +19,7 @@ from fluvial.service.archive import pack, unpack
 from fluvial.service.merging import LEAST_LOSS
 from fluvial.service.model import Served
 from fluvial.service.version import Versions
-from fluvial.types import Session, Version
+from fluvial.types import Compressed, Imported, Session, Version
 
 Format = Literal["fluvial", "peft", "gguf"]
 
@@ -113,8 +113,7 @@ class Exchange:
         format = recognise(data)
         tensors, loss = self._read(session, data, format=format, rank=rank or MAX_RANK)
         bounded = bound(tensors, budget=self._budget, measure=self._measure)
-        told = loss >= LEAST_LOSS
-        lost = f"rank {find_rank(tensors)} holds all but {loss:.2%} of it" if told else ""
+        lost = [Compressed(rank=find_rank(tensors), loss=loss)] if loss >= LEAST_LOSS else []
         version = self._versions.put(
             session,
             lambda now: self._history.add(
@@ -125,7 +124,7 @@ class Exchange:
                 rule=make_canonical({"import": format}),
                 drift=bounded.drift,
                 scale=bounded.scale,
-                note="; ".join(filter(None, [f"imported from {format}", lost, bounded.note])),
+                notes=(Imported(format=format), *lost, *bounded.notes),
             ),
         )
         return Taken(version=version, format=format, loss=loss)

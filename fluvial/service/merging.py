@@ -17,7 +17,7 @@ from fluvial.model.merge import compress, merge
 from fluvial.service.model import Served
 from fluvial.service.version import Versions
 from fluvial.store import Store
-from fluvial.types import BASE_VERSION, Session, Version
+from fluvial.types import BASE_VERSION, Compressed, Session, Version
 
 MAX_PARTS = 8
 MAX_RANK = 64
@@ -90,8 +90,8 @@ class Merging:
         compressed = compress(whole, rank)
         bounded = bound(compressed.tensors, budget=self._budget, measure=self._measure)
         loss = compressed.loss.overall
-        lost = f"rank {rank} of {find_rank(whole)} holds all but {loss:.2%} of the sum"
-        notes = [lost if loss >= LEAST_LOSS else "", bounded.note]
+        lost = Compressed(rank=rank, from_rank=find_rank(whole), loss=loss)
+        notes = (*([lost] if loss >= LEAST_LOSS else []), *bounded.notes)
         recipe = {"merge": [[each.id, each.weight] for each in found], "rank": rank}
         version = self._versions.put(
             session,
@@ -103,7 +103,7 @@ class Merging:
                 rule=make_canonical(recipe),
                 drift=bounded.drift,
                 scale=bounded.scale,
-                note="; ".join(filter(None, notes)),
+                notes=notes,
             ),
         )
         return Merged(version=version, loss=loss)

@@ -7,7 +7,8 @@ from typing import Any, final
 from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
-from fluvial.types import PassageNote, Version
+from fluvial.note import decode, encode
+from fluvial.types import PassageNote, Version, VersionNote
 
 
 @final
@@ -43,18 +44,41 @@ class Names(TypeDecorator[tuple[str, ...]]):
 
 
 @final
-class VersionNote(TypeDecorator[Version]):
+class VersionNotes(TypeDecorator[tuple[VersionNote, ...]]):
+    """Keeps notes on a version as `fluvial.note.encode` makes them."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: tuple[VersionNote, ...] | None, dialect: Dialect
+    ) -> str | None:
+        return None if value is None else encode(value)
+
+    def process_result_value(
+        self, value: str | None, dialect: Dialect
+    ) -> tuple[VersionNote, ...] | None:
+        return None if value is None else decode(value)
+
+
+@final
+class VersionRecord(TypeDecorator[Version]):
     """Keeps a version as a JSON object; fields that are missing have their defaults."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Version | None, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(asdict(value))
+        if value is None:
+            return None
+        fields = asdict(value) | {"note": encode(value.notes)}
+        del fields["notes"]
+        return json.dumps(fields)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Version | None:
         if value is None:
             return None
         fields: dict[str, Any] = json.loads(value)
         fields["parents"] = tuple(fields["parents"])
+        fields["notes"] = decode(fields.pop("note", ""))
         return Version(**fields)

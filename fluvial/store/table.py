@@ -1,6 +1,7 @@
 """The tables as they are now. A change here needs a migration in `migrations/versions`.
 
-A column has the name of the field of its record in `fluvial.types`, so that a row is a record.
+A column has the name of the field of its record in `fluvial.types`, or that as its key, so that a
+row is a record.
 Columns that no record has: `version_count` and `score_count` (numbers given out so far, so that
 none is given twice) and the `number` of a reading (its place in the queue over all sessions).
 """
@@ -23,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from fluvial.store.note import Names, PassageNotes, VersionNote
+from fluvial.store.note import Names, PassageNotes, VersionNotes, VersionRecord
 
 UNFINISHED_MESSAGE = text("role = 'assistant' AND finish IS NULL")
 """Literal, since SQLite uses a partial index only where the query repeats its condition."""
@@ -131,7 +132,7 @@ version = Table(
     Column("score_before_bpb", Float),
     Column("frozen_bpb", Float),
     Column("scale", Float, nullable=False),
-    Column("note", Text, nullable=False),
+    Column("note", VersionNotes, key="notes", nullable=False),
     Column("rule", Text, nullable=False),
     Column("pinned", Boolean, nullable=False),
     Column("expires_at", Float),
@@ -147,7 +148,7 @@ publication = Table(
     Column("owner", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("checkpoint", Text, nullable=False),
-    Column("version", VersionNote, nullable=False),
+    Column("version", VersionRecord, nullable=False),
     Column("created_at", Float, nullable=False),
 )
 

@@ -7,6 +7,7 @@ from typing import final
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from fluvial.errors import ConflictError, InputError, NotFoundError
+from fluvial.note import tell_all
 from fluvial.store import table
 from fluvial.store.clock import Clock
 from fluvial.store.database import Database
@@ -148,7 +149,7 @@ def _check(version: Version, *, reading: Reading | None) -> None:
         value: float | None = getattr(version, name)
         if value is not None and not math.isfinite(value):
             raise InputError(f"the {name} of a version must be finite", param="version")
-    check_text(version.note, param="note")
+    check_text(tell_all(version.notes), param="notes")
 
 
 def _insert(connection: Connection, version: Version) -> None:

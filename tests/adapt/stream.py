@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fluvial.adapt.bounding import Settlement
 from fluvial.adapt.learner import Learner
-from fluvial.adapt.rule import ChunkResult, Rule, Settlement
+from fluvial.adapt.rule import ChunkResult, Rule
 from fluvial.adapt.tracer import RecordedTracer
 from fluvial.model.checkpoint import Checkpoint
 

@@ -15,7 +15,7 @@ from fluvial.errors import ConflictError, ModelError, NotFoundError
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.store import Store
 from fluvial.testing import MODEL, make_tensors, open_toy_history
-from fluvial.types import Session, Version
+from fluvial.types import Adopted, ScaledBack, Session, Version
 from tests.families import create_random_adapter
 
 
@@ -102,7 +102,7 @@ def test_a_version_tells_where_it_comes_from(store: Store) -> None:
         "score_before_bpb": 0.9,
         "frozen_bpb": 1.1,
         "scale": 0.5,
-        "note": "scaled back",
+        "notes": (ScaledBack(drift=0.5, budget=0.1),),
     }
     session, second = save(history, session, 2, **given)
     assert first == store.version(session, 1)
@@ -147,12 +147,13 @@ def test_an_adopted_copy_is_the_same_version_and_stays_when_it_is_taken_back(
     store: Store,
 ) -> None:
     history = open_toy_history(store)
-    session, version = save(history, begin(store), 1, rule="{}", note="scaled back", scale=0.5)
+    notes = (ScaledBack(drift=0.5, budget=0.1),)
+    session, version = save(history, begin(store), 1, rule="{}", notes=notes, scale=0.5)
     data = history.read(session, version)
     publication = store.publications.create(session, version, name="a", data=data)
     other, adopted = history.adopt(begin(store, owner="you"), publication)
     assert (adopted.id, adopted.sha256) == (version.id, version.sha256)
-    assert (adopted.origin, adopted.note) == ("adopt", "adopted a; scaled back")
+    assert (adopted.origin, adopted.notes) == ("adopt", (Adopted(name="a"), *notes))
     assert (adopted.session, adopted.reading, adopted.drift) == (other.id, None, 0.05)
     store.publications.delete("a", owner="me")
     history.forget(session)

@@ -17,6 +17,7 @@ from fluvial.adapt.tally import JUMP
 from fluvial.model.adapter import create_tensors
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.opening import open_tokenizer
+from fluvial.types import ChunkNotFinite, NotFinite, OverBudget, ReadsWorse, ScaledBack
 from tests.adapt.conftest import open_desk
 from tests.adapt.stream import (
     BUDGET,
@@ -118,8 +119,9 @@ def test_an_absurd_rate_is_scaled_back_and_the_note_says_so(
     first = stream.versions[0].settlement
     assert first.scale < 1
     assert 0 < first.drift <= BUDGET
-    assert "scaled back: its drift was" in first.note
-    assert f"over {BUDGET:g}" in first.note
+    (note,) = first.notes
+    assert isinstance(note, ScaledBack)
+    assert note.budget == BUDGET < (note.drift or 0)
 
 
 def test_what_can_not_be_scaled_back_is_refused_and_the_note_says_so(
@@ -131,7 +133,7 @@ def test_what_can_not_be_scaled_back_is_refused_and_the_note_says_so(
     monkeypatch.setattr(learner._probe, "measure", lambda live: float("nan"))
     _read_chunks(stream, 4)
     good, refused = stream.versions
-    assert "restored the version before: this adapter's drift is over" in refused.settlement.note
+    assert refused.settlement.notes == (OverBudget(budget=BUDGET),)
     assert_equal(refused.tensors, good.tensors)
 
 
@@ -143,7 +145,7 @@ def test_numbers_too_large_to_store_are_refused(checkpoint: Checkpoint, graph_di
         learner._sessions["s"].live.trained["layers.1.down.b"][0, 0] = 1e6
     stream.settle()
     good, refused = stream.versions
-    assert refused.settlement.note == "restored the version before: the adapter was not finite"
+    assert refused.settlement.notes == (NotFinite(),)
     assert refused.settlement.drift == good.settlement.drift
     assert_equal(refused.tensors, good.tensors)
 
@@ -168,7 +170,7 @@ def test_a_gradient_that_is_not_finite_brings_the_last_version_back(
     monkeypatch.undo()
     _read_chunks(stream, 2)
     assert stream.results[-1].learned
-    assert "went back to the version before" in stream.versions[1].settlement.note
+    assert stream.versions[1].settlement.notes[0] == ChunkNotFinite()
     _assert_sound(learner, stream.versions[1])
 
 
@@ -195,7 +197,7 @@ def test_a_step_that_overflows_is_found_by_the_next_chunk_and_taken_back(
     _read_chunks(stream, 1)
     assert stream.results[-1].learned
     _assert_sound(learner, stream.versions[1])
-    assert "not finite" in stream.versions[1].settlement.note
+    assert ChunkNotFinite() in stream.versions[1].settlement.notes
     assert _score_neighbour(learner) == neighbour_before
 
 
@@ -207,9 +209,10 @@ def test_a_loss_jump_brings_the_last_version_back(checkpoint: Checkpoint, graph_
     before = learner.export("s")
     stream.read_all()
     for version in stream.versions:
-        note = version.settlement.note
-        assert note.startswith("restored the version before: it read")
-        assert note.endswith("% worse than the base")
+        (note,) = version.settlement.notes
+        assert isinstance(note, ReadsWorse)
+        assert note.excess > JUMP - 1
+        assert not note.halved
         assert version.settlement.drift == 0
         for name, tensor in version.tensors.items():
             if not name.endswith(".a"):
@@ -226,10 +229,12 @@ def test_a_version_that_reads_badly_itself_does_not_hold_a_session_down(
     stream = Stream(learner, "s", text, version_tokens=512).read_all()
     first, last = stream.results[0], stream.results[-1]
     assert first.adapted_nats > 1.5 * (first.frozen_nats or 0)
-    assert "halved the version before: it read" in stream.versions[0].settlement.note
+    (note,) = stream.versions[0].settlement.notes
+    assert isinstance(note, ReadsWorse)
+    assert note.halved
     assert stream.versions[0].settlement.scale == 0.5
     assert last.adapted_nats < 1.05 * (last.frozen_nats or 0)
-    assert stream.versions[-1].settlement.note == ""
+    assert stream.versions[-1].settlement.notes == ()
 
 
 def test_what_the_reader_saves_is_in_its_budget_and_says_why(
@@ -254,7 +259,7 @@ def test_what_the_reader_saves_is_in_its_budget_and_says_why(
         for version in versions:
             assert version.drift is not None
             assert 0 <= version.drift <= BUDGET
-            assert version.note
+            assert version.notes
             adapter = desk.history.load(session, version.number)
             assert adapter is not None
             assert learner.measure_drift(adapter.tensors) == version.drift
@@ -287,7 +292,7 @@ def _assert_sound(learner: Learner, version: Settled) -> None:
     settlement = version.settlement
     assert 0 <= settlement.drift <= BUDGET
     assert learner.measure_drift(version.tensors) == settlement.drift
-    assert (settlement.scale == 1) or settlement.note
+    assert (settlement.scale == 1) or settlement.notes
     for name, tensor in version.tensors.items():
         with np.errstate(over="ignore"):
             assert np.isfinite(tensor.astype(np.float16)).all(), name

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from fluvial.store import Store, write_atomically
 from fluvial.store.migration import HEAD
-from fluvial.types import ChunkScore, Message, PassageNote, Reading, Session, Version
+from fluvial.types import (
+    Adopted,
+    ChunkScore,
+    Message,
+    PassageNote,
+    Reading,
+    ScaledBack,
+    Session,
+    Version,
+)
 
 
 def make(folder: Path) -> None:
@@ -106,7 +115,7 @@ def _learn(store: Store, session: Session, reading: Reading, *, start: int, pare
         score_before_bpb=0.94,
         frozen_bpb=1.01,
         scale=0.5,
-        note="zurückgenommen 河",
+        notes=(ScaledBack(drift=0.0625, budget=0.04), Adopted(name="河")),
         rule='{"rank":8}',
         pinned=parent == 0,
         expires_at=1895311927.75,

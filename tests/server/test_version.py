@@ -29,8 +29,8 @@ def test_versions_are_listed_oldest_first(learned: tuple[Running, str]) -> None:
     assert set(found["data"][0]) == {
         *("number", "id", "short", "parent", "parents", "origin", "reading", "text_sha256"),
         *("tokens_learned", "updates", "skipped", "score_before_bits_per_byte"),
-        *("frozen_bits_per_byte", "drift", "scale", "note", "rule", "pinned", "expires_at"),
-        *("bytes", "sha256", "created_at"),
+        *("frozen_bits_per_byte", "drift", "scale", "note", "notes", "rule", "pinned"),
+        *("expires_at", "bytes", "sha256", "created_at"),
     }
     first, second = found["data"]
     assert first["short"] == first["id"][:12]
@@ -236,9 +236,11 @@ def test_versions_are_merged_into_a_new_one(learned: tuple[Running, str]) -> Non
     assert merged["parents"] == [one["id"], two["id"]]
     assert 0 < merged["loss"] < 1
     assert "rank 1 of 2" in merged["note"]
+    lost = {"code": "compressed", "rank": 1, "from_rank": 2, "loss": merged["loss"]}
+    assert merged["notes"][0] == lost
     assert server.client.get(path).json()["version"] == 3
     exact = server.client.post(f"{path}/versions/merge", json={"parts": parts, "rank": 2}).json()
-    assert (exact["loss"], exact["note"], exact["scale"]) == (0, "", 1)
+    assert (exact["loss"], exact["note"], exact["notes"], exact["scale"]) == (0, "", [], 1)
 
 
 def test_bad_merges_are_refused(learned: tuple[Running, str]) -> None:

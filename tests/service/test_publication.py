@@ -10,7 +10,7 @@ from fluvial.config import load
 from fluvial.errors import ConflictError, FluvialError, ForbiddenError, NotFoundError
 from fluvial.service.merging import Part, add_up
 from fluvial.testing import MODEL, Rig, make_rig, make_tensors
-from fluvial.types import Session
+from fluvial.types import ScaledBack, Session
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ def test_a_merge_over_the_drift_budget_is_scaled_back(rig: Rig) -> None:
     budget = load().drift_budget
     assert 0.9 * budget < merged.version.drift <= budget
     assert 0 < merged.version.scale < 0.1
-    assert "scaled back" in merged.version.note
+    (note,) = merged.version.notes
+    assert isinstance(note, ScaledBack)
+    assert note.budget == budget < (note.drift or 0)
 
 
 def test_versions_with_one_a_add_up_in_b_exactly() -> None:

@@ -68,8 +68,23 @@ def _add_new_fields(session: dict[str, Any]) -> dict[str, Any]:
         kind: [{**new, **record} for record in session[kind]] for kind, new in NEW_FIELDS.items()
     }
     versions = [_name_old(each, session=session) for each in changed["versions"]]
+    versions = [_name_note(each) for each in versions]
+    published = [
+        [name, {**copy, "version": _name_note(copy["version"])}, data]
+        for name, copy, data in session.get("published", [])
+    ]
     scores = [[index, {**NEW_IN_SCORES, **score}] for index, score in session["scores"]]
-    return {"published": [], **session, **changed, "scores": scores, "versions": versions}
+    whole = {**session, **changed, "scores": scores, "versions": versions}
+    return {**whole, "published": published}
+
+
+def _name_note(version: dict[str, Any]) -> dict[str, Any]:
+    """Before notes had codes, a version had one, in words."""
+    if "notes" in version:
+        return version
+    rest = {key: value for key, value in version.items() if key != "note"}
+    notes = [{"text": version["note"], "code": "plain"}] if version["note"] else []
+    return {**rest, "notes": notes}
 
 
 def _name_old(version: dict[str, Any], *, session: dict[str, Any]) -> dict[str, Any]:

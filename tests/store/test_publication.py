@@ -14,14 +14,14 @@ from fluvial.errors import (
 from fluvial.store import Store
 from fluvial.types import Session
 
-from .sample import add_version, make_session, make_version
+from .sample import NOTES, add_version, make_session, make_version
 
 
 def test_a_copy_outlives_its_session_and_does_not_tell_of_it(
     store: Store, session: Session
 ) -> None:
     reading = store.create_reading(session, kind="document", name="n", text="secret")
-    version = replace(make_version(session, 1, reading=reading.id), text_sha256="7e", note="n")
+    version = replace(make_version(session, 1, reading=reading.id), text_sha256="7e", notes=NOTES)
     made = store.publications.create(session, version, name="team.a-1", data=b"copy")
     assert made.version == replace(version, session="", reading=None, text_sha256="")
     assert (made.owner, made.model, made.checkpoint) == ("ann", "tiny", "c0ffee")

@@ -7,9 +7,9 @@ import pytest
 
 from fluvial.errors import ConflictError, InputError, NotFoundError
 from fluvial.store import Store
-from fluvial.types import Session
+from fluvial.types import PlainNote, Session
 
-from .sample import add_version, make_score, make_session, make_version
+from .sample import NOTES, add_version, make_score, make_session, make_version
 
 WRONG_NUMBERS = [0, 2, -1, 2**63, 2**64 + 1, -(2**70)]
 
@@ -177,7 +177,7 @@ def test_figures_that_are_not_finite_are_refused(store: Store, session: Session)
             version = replace(make_version(session, 1), **{name: value})
             with pytest.raises(InputError, match=name):
                 store.add_version(version, reading=None, tokens_read=0, status=None)
-    bad = replace(make_version(session, 1), note="\ud800")
+    bad = replace(make_version(session, 1), notes=(PlainNote(text="\ud800"),))
     with pytest.raises(InputError):
         store.add_version(bad, reading=None, tokens_read=0, status=None)
     assert store.versions(session) == []
@@ -210,7 +210,7 @@ def test_without_learning_every_session_shows_as_frozen(data_dir: Path) -> None:
 def test_a_branch_is_made_whole_or_not_at_all(
     store: Store, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = replace(add_version(store, session), id="1d", parents=("0d",), note="n")
+    version = replace(add_version(store, session), id="1d", parents=("0d",), notes=NOTES)
     said = [
         store.append_message(session, role="user", content="hi", version=0),
         store.append_message(session, role="assistant", content="oh", version=1, finish="stop"),
