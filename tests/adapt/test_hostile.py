@@ -22,9 +22,11 @@ from tests.adapt.conftest import open_desk
 from tests.adapt.stream import (
     BUDGET,
     RULE,
+    Arrays,
     Settled,
     Stream,
     assert_equal,
+    assert_same_versions,
     draw_tokens,
     open_learner,
     write_tokens,
@@ -33,6 +35,7 @@ from tests.adapt.stream import (
 ABSURD = replace(RULE, weight_rate=0.5, learning_rate=0.5)
 ORDINARY = "the thing is that the king is in the ring, and the ring is on the king. " * 8
 LINE = "na na\n"
+LONG = Rule(rank=4, overlap_tokens=16, stride_tokens=256)
 
 
 def _make_bytes() -> str:
@@ -95,20 +98,46 @@ def test_a_hostile_text_ends_bounded_and_undone(
     learner.drop("undone")
 
 
-def test_twenty_thousand_copies_of_a_line_end_bounded(
+def test_ten_thousand_copies_of_a_line_end_bounded_and_undone(
     checkpoint: Checkpoint, graph_dir: Path, encode: Callable[[str], list[int]]
 ) -> None:
-    rule = Rule(rank=4, overlap_tokens=16, stride_tokens=256)
-    learner = open_learner(checkpoint, graph_dir=graph_dir, rule=rule)
-    ids = encode("na\n" * 20_000)
-    learner.load("s", None)
-    stream = Stream(learner, "s", ids, rule=rule, version_tokens=4096).read_all()
-    for version in stream.versions:
+    learner = open_learner(checkpoint, graph_dir=graph_dir, rule=LONG)
+    _read_copies(learner, encode, copies=10_000)
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_copies_of_a_line_end_bounded_and_undone(
+    checkpoint: Checkpoint, graph_dir: Path, encode: Callable[[str], list[int]]
+) -> None:
+    learner = open_learner(checkpoint, graph_dir=graph_dir, rule=LONG)
+    _read_copies(learner, encode, copies=200_000)
+
+
+def _read_copies(learner: Learner, encode: Callable[[str], list[int]], *, copies: int) -> None:
+    """Read ordinary text, then a line over and over; undo that, and go on as if it had not been."""
+    good = _read_on(learner, None, encode(ORDINARY))[-1].tensors
+    undisturbed = _read_on(learner, good, draw_tokens(9, 4096))
+    versions = _read_on(learner, good, encode("na\n" * copies))
+    assert len(versions) >= copies // 2000
+    for version in versions:
         _assert_sound(learner, version)
     ordinary = encode(ORDINARY)
-    last = stream.versions[-1].tensors
-    adapted = sum(learner.score([0], ordinary, tensors=last))
-    assert adapted <= JUMP * sum(learner.score([0], ordinary))
+    base, bent = (
+        sum(learner.score([0], ordinary, tensors=each)) for each in (None, versions[-1].tensors)
+    )
+    assert bent != base
+    assert bent <= JUMP * base
+    assert_same_versions(_read_on(learner, good, draw_tokens(9, 4096)), undisturbed)
+
+
+def _read_on(learner: Learner, tensors: Arrays | None, ids: list[int]) -> list[Settled]:
+    """Read a text from a version on (None: the base); return the versions that come of it."""
+    learner.load("s", tensors)
+    stream = Stream(learner, "s", ids, rule=LONG, version_tokens=4096).read_all()
+    if tensors is not None:
+        learner.load("s", tensors)
+        assert_equal(learner.export("s"), tensors)  # undo: the same bits
+    return stream.versions
 
 
 def test_an_absurd_rate_is_scaled_back_and_the_note_says_so(
