@@ -75,7 +75,13 @@ class KeptLearner(LearnerProcess):
         super().close()
 
 
-def open_desk(data_dir: Path, model: Path, *, learner: LearnerProcess | None = None) -> Desk:
+def open_desk(
+    data_dir: Path,
+    model: Path,
+    *,
+    learner: LearnerProcess | None = None,
+    version_tokens: int = 256,
+) -> Desk:
     """Open a store and a reader; the learner is one of its own, unless one is given."""
     checkpoint = open_checkpoint(model)
     tokenizer = open_tokenizer(checkpoint)
@@ -92,7 +98,7 @@ def open_desk(data_dir: Path, model: Path, *, learner: LearnerProcess | None = N
         model="tiny",
         checkpoint=checkpoint.sha256,
         first_token=choose_first_token(tokenizer),
-        version_tokens=256,
+        version_tokens=version_tokens,
         on_event=lambda *event: desk.note(*event),
     )
     desk = Desk(store, history, learner, reader, checkpoint=checkpoint.sha256)
