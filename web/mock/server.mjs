@@ -20,6 +20,7 @@ const POLICY =
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.woff2': 'font/woff2' };
 
 const sessions = new Map();
+const published = new Map();
 let last = 0;
 const now = () => Date.now() / 1000;
 const id = (kind) => `${kind}_${(++last).toString(36).padStart(6, '0')}`;
@@ -120,7 +121,7 @@ function addVersion(kept, change = {}) {
     number, id: hash(number), short: hash(number).slice(0, 12), parent, parents: before ? [before.id] : [], origin: 'read', reading: null,
     text_sha256: hash(number + 100), tokens_learned: 0, updates: 4, skipped: 0, score_before_bits_per_byte: 1.21 - 0.02 * Math.min(number, 6),
     frozen_bits_per_byte: 1.24, drift: Math.min(drift, DRIFT_BUDGET), scale: isBack ? 0.62 : 1,
-    note: isBack ? 'scaled back: its drift was 0.161, over 0.1' : '', rule: '{"learn_gains":true}', pinned: false, expires_at: null,
+    notes: isBack ? [{ code: 'scaled_back', drift: 0.161, budget: DRIFT_BUDGET }] : [], rule: '{"learn_gains":true}', pinned: false, expires_at: null,
     bytes: 2_482_240, sha256: 'f'.repeat(64), created_at: now(), ...change,
   };
   kept.versions.push(version);
@@ -149,6 +150,36 @@ async function compare({ a, b, text }) {
   if (text.length > 30_000) throw new Failure(413, 'too_large', 'the text has 9,120 tokens; compare on at most 8,192');
   const score = (number) => ({ number: Number(number), bits_per_byte: 1.3 * 0.97 ** Math.min(Number(number), 8) });
   return { object: 'comparison', tokens: Math.ceil(text.length / 4), bytes: text.length, a: score(a), b: score(b), base: score(0) };
+}
+
+function publish(kept, which, { name }) {
+  const version = findVersion(kept, which);
+  if (!/^[a-z0-9][a-z0-9._-]{0,63}$/.test(name)) throw new Failure(400, 'invalid_request', 'a published name has 1 to 64 of a-z 0-9 . _ -');
+  if (published.has(name)) throw new Failure(409, 'name_taken', `'${name}' is published already; choose another name`);
+  const made = { name, object: 'publication', yours: true, model: MODEL, checkpoint: hash('base'), version };
+  published.set(name, made);
+  return viewPublication(made);
+}
+
+function viewPublication({ version, ...rest }) {
+  const { id, short, parents, origin, tokens_learned, drift, notes, bytes, sha256, created_at } = version;
+  return { ...rest, id, short, parents, origin, tokens_learned, drift, notes, bytes, sha256, created_at };
+}
+
+function adopt(kept, { published: name }) {
+  const found = published.get(name);
+  if (!found) throw new Failure(404, 'not_found', `nothing is published as '${name}'`);
+  const { id, short, parents, drift, tokens_learned } = found.version;
+  return addVersion(kept, { id, short, parents, drift, tokens_learned, origin: 'adopt', notes: [{ code: 'adopted', name }] });
+}
+
+async function merge(kept, { parts, rank }) {
+  await wait(3 * TICK_MS);
+  if (parts.some((part) => part.weight > 3)) throw new Failure(409, 'drift_over_budget', "this adapter's drift is over the budget, and stays so when it is scaled back");
+  const find = (part) => published.get(part.published)?.version ?? findVersion(part.session ? sessions.get(part.session) : kept, part.version);
+  const parents = parts.map((part) => find(part).id);
+  const notes = [{ code: 'compressed', rank: rank ?? 8, from_rank: 8 * parts.length, loss: 0.0312 }];
+  return { ...addVersion(kept, { origin: 'merge', parents, notes }), loss: 0.0312 };
 }
 
 function hand(response, kept, which, query) {
@@ -234,6 +265,8 @@ async function answer(request, response, path, method, query) {
   const json = () => JSON.parse(data.toString() || '{}');
   if (path === '/healthz') return [200, { status: 'ok', model: MODEL, version: '0.1.0', learner: 'ready' }];
   if (path === '/v1/chat/completions') return chat(request, response, json());
+  if (path === '/v1/published') return [200, { data: [...published.values()].map(viewPublication) }];
+  if (path.startsWith('/v1/published/')) return published.delete(decodeURIComponent(path.slice(14))), [204];
   if (!path.startsWith('/v1/sessions')) throw new Failure(404, 'not_found', `There is nothing at ${path}.`);
   if (!key && method === 'POST') return [201, begin(json().title).session];
   if (!key) return [200, { data: [...sessions.values()].map((one) => one.session).sort((a, b) => b.updated_at - a.updated_at) }];
@@ -252,6 +285,9 @@ async function answer(request, response, path, method, query) {
   if (route === 'GET versions') return [200, listVersions(kept)];
   if (route === 'PATCH versions') return [200, Object.assign(findVersion(kept, which), json())];
   if (route === 'POST compare') return [200, await compare(json())];
+  if (route === 'POST versions' && act === 'publish') return [201, publish(kept, which, json())];
+  if (route === 'POST versions' && which === 'adopt') return [201, adopt(kept, json())];
+  if (route === 'POST versions' && which === 'merge') return [201, await merge(kept, json())];
   if (route === 'POST versions' && act === 'branch') return [201, branch(kept, which, json())];
   if (route === 'POST versions' && which === 'import') return [201, { ...addVersion(kept, { origin: 'import', parents: [hash('elsewhere')] }), loss: 0.012 }];
   if (route === 'POST versions') return restore(kept, Number(which)), [200, kept.session];

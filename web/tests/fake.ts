@@ -1,6 +1,6 @@
 /** Records as the API gives them, for tests. */
 
-import type { Reading, Score, Session, Version } from '../src/api/type';
+import type { Publication, Reading, Score, Session, Version } from '../src/api/type';
 
 export const makeSession = (change: Partial<Session> = {}): Session => ({
   id: 'sess_1', title: 'Rivers', model: 'small', learning: 'on', version: 2, created_at: 0, updated_at: 0, busy: false,
@@ -11,8 +11,13 @@ export const makeSession = (change: Partial<Session> = {}): Session => ({
 export const makeVersion = (number: number, change: Partial<Version> = {}): Version => ({
   number, id: `${number}`.repeat(64), short: `${number}`.repeat(12), parent: number - 1,
   parents: number > 1 ? [`${number - 1}`.repeat(64)] : [], origin: 'read', reading: 'read_1', tokens_learned: 2048,
-  updates: 8, skipped: 0, score_before_bits_per_byte: 0.9, frozen_bits_per_byte: 1, drift: 0.05, scale: 1, note: '',
+  updates: 8, skipped: 0, score_before_bits_per_byte: 0.9, frozen_bits_per_byte: 1, drift: 0.05, scale: 1, notes: [],
   rule: '', pinned: false, expires_at: null, bytes: 1_000_000, sha256: '', created_at: 0, ...change,
+});
+
+export const makePublication = (name: string, change: Partial<Publication> = {}): Publication => ({
+  name, yours: false, model: 'small', checkpoint: '', id: '9'.repeat(64), short: '9'.repeat(12), origin: 'read', tokens_learned: 2048,
+  drift: 0.02, notes: [], bytes: 1_000_000, created_at: 0, ...change,
 });
 
 export const makeScore = (index: number, change: Partial<Score> = {}): Score => ({

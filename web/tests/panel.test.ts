@@ -3,6 +3,7 @@
 import { flushSync, mount, unmount, type Component } from 'svelte';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import type { Note } from '../src/api/type';
 import type { Conversation } from '../src/state/conversation.svelte';
 import { FakeServer, makeReading, makeScore, makeSession, makeVersion, refuse } from './fake';
 
@@ -34,6 +35,7 @@ function draw<P extends Record<string, unknown>>(component: Component<P>, props:
 async function drawVersions(conversation: Conversation): Promise<void> {
   const { default: VersionList } = await import('../src/components/VersionList.svelte');
   draw(VersionList, { conversation, session: conversation.session ?? makeSession() });
+  server.calls.length = 0; // it asks what is published
 }
 
 const find = <E extends Element = HTMLElement>(query: string): E => {
@@ -77,8 +79,8 @@ afterEach(async () => {
 describe('the list of versions', () => {
   it('shows what each one is, what it cost in drift, and why', async () => {
     const conversation = await makeConversation();
-    const note = 'scaled back to 62 % to stay within the drift budget';
-    conversation.learning.versions.push(makeVersion(3, { parents: ['1'.repeat(64)], skipped: 2, pinned: true, scale: 0.62, note }));
+    const notes: Note[] = [{ code: 'scaled_back', drift: 0.161, budget: 0.1 }];
+    conversation.learning.versions.push(makeVersion(3, { parents: ['1'.repeat(64)], skipped: 2, pinned: true, scale: 0.62, notes }));
     await drawVersions(conversation);
     const shown = text(item(3));
     expect(shown).toContain('333333333333');
@@ -86,12 +88,11 @@ describe('the list of versions', () => {
     expect(shown).toContain('learned from version 1');
     expect(shown).toContain('1.000 → 0.900 bits per byte');
     expect(shown).toContain('10.0% less');
-    expect(shown).toContain(note);
     expect(shown).toContain('Pinned');
     const meter = item(3).querySelector('[role="meter"]');
     expect(meter?.getAttribute('aria-valuenow')).toBe('50');
     expect(meter?.getAttribute('aria-valuetext')).toBe('drift 0.05 of 0.1 nats a token');
-    expect(shown).toContain('62.0% of its change was kept; scaled back');
+    expect(shown).toContain('62.0% of its change was kept; scaled back: its drift was 0.16, over the budget of 0.1');
     // An ordinary origin is in the details only.
     expect(item(2).querySelector('.facts .long')).toBeNull();
     expect(text(item(2))).toContain('Origin learned from version 1');
@@ -184,8 +185,8 @@ describe('the list of versions', () => {
     const big = makeVersion(3, { bytes: 63_500_000 });
     const list = { current: 3, drift_budget: 0.1, bytes: 63_500_000, limit_bytes: 64_000_000, data: [big] };
     serve({ [`GET ${VERSIONS}`]: () => list });
-    conversation.onVersion(makeVersion(2, { note: 'changed' }));
-    expect(conversation.learning.versions.map((one) => one.note)).toEqual(['', 'changed']);
+    conversation.onVersion(makeVersion(2, { updates: 9 }));
+    expect(conversation.learning.versions.map((one) => one.updates)).toEqual([8, 9]);
     expect(server.calls).toEqual([]);
     conversation.onVersion(big);
     await settle();

@@ -1,6 +1,8 @@
 /** One function for each route of docs/api.md. Everything that fails throws a `RequestError`. */
 
-import type { Comparison, Format, Health, Learning, Message, Reading, Score, Session, Version, VersionList } from './type';
+import type {
+  Comparison, Format, Health, Learning, Message, Part, Publication, Reading, Score, Session, Version, VersionList,
+} from './type';
 
 /** A request that failed. `status` 0: the server did not answer. `code` is the server's own. */
 export class RequestError extends Error {
@@ -97,6 +99,14 @@ export const client = {
     get<Session>(`${at(id)}/versions/${version}/branch`, json('POST', branch)),
   compare: (id: string, a: number, b: number, text: string, signal: AbortSignal) =>
     get<Comparison>(`${at(id)}/compare`, { ...json('POST', { a: `${a}`, b: `${b}`, text }), signal }),
+  published: async () => (await get<{ data: Publication[] }>('/v1/published')).data,
+  publish: (id: string, version: number, name: string) =>
+    get<Publication>(`${at(id)}/versions/${version}/publish`, json('POST', { name })),
+  withdraw: (name: string) => request(`/v1/published/${encodeURIComponent(name)}`, { method: 'DELETE' }),
+  adopt: (id: string, published: string) => get<Version>(`${at(id)}/versions/adopt`, json('POST', { published })),
+  /** `rank` null: the highest of theirs. `loss`: the share of the sum that the rank could not hold. */
+  merge: (id: string, parts: Part[], rank: number | null) =>
+    get<Version & { loss: number }>(`${at(id)}/versions/merge`, json('POST', { parts, ...(rank === null ? {} : { rank }) })),
   /** `lossy`: what the format can't say is fitted into it. `loss`: the share that was lost. */
   async exportVersion(id: string, version: number, format: Format, lossy: boolean): Promise<Exported> {
     const response = await request(`${at(id)}/versions/${version}/export?format=${format}&lossy=${lossy}`);

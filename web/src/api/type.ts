@@ -5,6 +5,18 @@ export type Finish = 'stop' | 'length' | 'tool_calls' | 'cancelled' | 'deadline'
 /** Why a chunk was not learned from; empty where it was, or where nobody noted it. */
 export type Unlearned = '' | 'frozen' | 'short' | 'unsurprising' | 'not_finite';
 export type Origin = 'read' | 'merge' | 'import' | 'adopt' | 'branch';
+/** What is not as usual about a version: a code, and its own figures. */
+export type Note =
+  | { code: 'scaled_back'; drift: number | null; budget: number }
+  | { code: 'over_budget'; budget: number }
+  | { code: 'not_finite' }
+  | { code: 'chunk_not_finite' }
+  | { code: 'reads_worse'; excess: number; halved: boolean }
+  | { code: 'compressed'; rank: number; from_rank: number | null; loss: number }
+  | { code: 'unmeasured' }
+  | { code: 'imported'; format: string }
+  | { code: 'adopted'; name: string }
+  | { code: 'plain'; text: string };
 export type ReadingStatus = 'queued' | 'reading' | 'done' | 'cancelled' | 'failed';
 
 export interface Session {
@@ -91,7 +103,8 @@ export interface Version {
   drift: number | null;
   /** Less than 1 where it was scaled back to its drift budget. */
   scale: number;
-  note: string;
+  /** The server's `note` says the same in English. */
+  notes: Note[];
   /** JSON of the rule that made it, empty where it is not known. */
   rule: string;
   pinned: boolean;
@@ -109,6 +122,26 @@ export interface VersionList {
   limit_bytes: number;
   data: Version[];
 }
+
+/** A copy of a version that its owner gave to everyone on this server. */
+export interface Publication {
+  name: string;
+  yours: boolean;
+  model: string;
+  checkpoint: string;
+  /** The version's. */
+  id: string;
+  short: string;
+  origin: Origin;
+  tokens_learned: number;
+  drift: number | null;
+  notes: Note[];
+  bytes: number;
+  created_at: number;
+}
+
+/** One version of a merge. `session` missing: the one that is merged into. */
+export type Part = { weight: number } & ({ published: string } | { version: string; session?: string });
 
 export interface Comparison {
   tokens: number;

@@ -12,8 +12,8 @@ export const formatFigure = (value: number): string =>
   value.toLocaleString(locale(), { maximumSignificantDigits: 2 });
 
 /** `share` 0.063 reads as 6.3 %. The sign is left to the words around it. */
-export const formatPercent = (share: number): string =>
-  Math.abs(share).toLocaleString(locale(), { style: 'percent', minimumFractionDigits: 1, maximumFractionDigits: 1 });
+export const formatPercent = (share: number, digits = 1): string =>
+  Math.abs(share).toLocaleString(locale(), { style: 'percent', minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 export const formatSignedPercent = (share: number): string =>
   share.toLocaleString(locale(), {
