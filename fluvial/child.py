@@ -36,7 +36,10 @@ class Child:
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,
+            # A group of its own, so that what is typed at the terminal is for the server alone. Not
+            # a session: Linux first shares its cores out by session, and a low priority counts
+            # only inside one.
+            process_group=0 if os.name == "posix" else None,
             # Threads that wait must sleep: spinning ones take the cores that answers need.
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(environment or {})},
         )

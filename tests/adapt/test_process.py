@@ -11,6 +11,7 @@ import pytest
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.process import LearnerProcess
 from fluvial.adapt.rule import Rule
+from fluvial.adapt.worker import NICENESS
 from fluvial.errors import LearnerError
 from fluvial.frame import ClosedError, read_frame, write_frame
 from fluvial.model.checkpoint import open_checkpoint
@@ -59,6 +60,16 @@ def test_a_killed_process_is_replaced_at_the_next_request(process: LearnerProces
     process.load("s", None)
     assert process.state == "ready"
     assert process.generation == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "getsid"), reason="sessions are POSIX's")
+def test_it_steps_back_within_the_session_of_its_parent(process: LearnerProcess) -> None:
+    process.load("s", None)
+    assert process._process is not None
+    pid = process._process.pid
+    assert os.getsid(pid) == os.getsid(0), "Linux compares priorities inside a session only"
+    assert os.getpgid(pid) == pid, "an interrupt at the terminal is not for it"
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.nice(0) + NICENESS)
 
 
 def test_a_damaged_model_is_a_learner_error(tiny_model: Path) -> None:
