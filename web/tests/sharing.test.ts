@@ -137,6 +137,17 @@ describe('publishing', () => {
     expect(byId<HTMLButtonElement>('publish-go').disabled).toBe(false);
   });
 
+  it('says it in the language of the page, where the error is a known one', async () => {
+    await draw({ [`POST ${VERSIONS}/1/publish`]: () => refuse(409, 'name_taken', "'rivers-1' is published already") });
+    const { preference } = await import('../src/state/preference.svelte');
+    preference.toggleLanguage();
+    click(inVersion(1, 'publish-version'));
+    click(byId('publish-go'));
+    await settle();
+    expect(byId('publish-problem').textContent).toContain('这个名称已被使用');
+    preference.toggleLanguage();
+  });
+
   it('is withdrawn at the version after a yes, and can be done again', async () => {
     let there = [made('valleys')];
     await draw(
