@@ -1,7 +1,8 @@
 """One long text through the reader and its learner process: nothing grows with what was read."""
 
+import os
 import random
-import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,13 @@ MOST_GROWTH_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """How things stand after some tokens: bytes, and the learner's seconds for a chunk."""
+    """How things stand after some tokens: bytes, and seconds of computing since the last mark."""
 
     tokens: int
     state_bytes: int
     peak_bytes: int
-    chunk_s: float
+    learner_s: float
+    reader_s: float
 
 
 @pytest.fixture
@@ -101,22 +103,23 @@ def _read(desk: Desk, *, tokens: int) -> list[Mark]:
     session = desk.begin()
     reading = desk.queue(session, _write(tokens))
     marks: list[Mark] = []
-    seen = 0
+    seen, learner_s, reader_s = 0, _measure_learner_s(desk), time.process_time()
     while len(marks) < tokens // PART_TOKENS:
         due = (len(marks) + 1) * PART_TOKENS
         desk.wait(lambda due=due: _find_last(desk) >= due)
         events = desk.events[seen:]
         seen += len(events)
-        scores = [e[2][1] for e in events if e[0] == "score"]  # type: ignore[index]
         versions = [e[2] for e in events if e[0] == "version"]
         marks.append(
             Mark(
                 tokens=due,
                 state_bytes=versions[-1].bytes,  # type: ignore[attr-defined]
                 peak_bytes=_measure_peak_bytes(desk),
-                chunk_s=statistics.median(score.seconds for score in scores),
+                learner_s=_measure_learner_s(desk) - learner_s,
+                reader_s=time.process_time() - reader_s,
             )
         )
+        learner_s, reader_s = _measure_learner_s(desk), time.process_time()
     assert desk.wait_ended(session, reading).status == "done"
     assert len({version.bytes for version in desk.store.versions(session)}) == 1
     return marks
@@ -137,13 +140,20 @@ def _find_last(desk: Desk) -> int:
 
 def _measure_peak_bytes(desk: Desk) -> int:
     """Return the learner process's resident memory at its highest; 0 where it can't be told."""
+    lines = dict(line.split(":", 1) for line in _read_facts(desk, "status").splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024 if lines else 0
+
+
+def _measure_learner_s(desk: Desk) -> float:
+    """Return the processor's seconds that the learner has had: fields 14 and 15 of proc(5)."""
+    fields = _read_facts(desk, "stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def _read_facts(desk: Desk, name: str) -> str:
     child = desk.learner._process
-    assert child is not None
-    path = Path(f"/proc/{child.pid}/status")
-    if not path.exists():
-        return 0
-    lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
+    path = Path(f"/proc/{child.pid if child else 0}/{name}")
+    return path.read_text() if path.exists() else ""
 
 
 def _write(tokens: int) -> str:

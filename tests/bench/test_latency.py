@@ -1,11 +1,14 @@
 """`fluvial bench latency`: a real service asked alone and beside a reading; figures from rounds."""
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fluvial.bench.latency import Round, Sample, cut, run, summarise_rounds, write_question
+from fluvial.cli.main import run as run_command
 from fluvial.config import Settings, load
 from fluvial.errors import InputError, LearnerError
 from fluvial.service.reading import Readings
@@ -40,10 +43,6 @@ def test_a_service_is_asked_alone_and_beside_a_reading(file: Path, settings: Set
     assert result["spread"]["ratio"]["rounds"] == 2
     assert result["cached_tokens"] < 32, "only what the template begins with"
     assert result["reading_tps"] > 0
-
-
-def test_the_data_folder_is_left_as_it_was(file: Path, settings: Settings) -> None:
-    run(file, settings=settings, rounds=1, questions=1)
     assert {path.name for path in settings.data_dir.iterdir()} == {"models", "graphs"}
 
 
@@ -79,6 +78,29 @@ def test_a_reading_that_fails_is_no_measurement(
 def test_without_learning_there_is_nothing_to_measure(file: Path, settings: Settings) -> None:
     with pytest.raises(InputError, match="off in the settings"):
         run(file, settings=settings.model_copy(update={"learning": False}))
+
+
+def test_the_command_prints_json_last_or_a_table(
+    file: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def answer(file: Path, *, settings: Settings, rounds: int, **_: object) -> dict[str, Any]:
+        asked.append((rounds, settings.learner_threads))
+        measured = Round(idle=_ask(1), busy=_ask(1.25), quiet_tokens=9, quiet_s=1)
+        return {"model": settings.model, **summarise_rounds([measured])}
+
+    monkeypatch.setattr("fluvial.bench.latency.run", answer)
+    command = ["bench", "latency", str(file), "--data-dir", str(settings.data_dir)]
+    command += ["--model", MODEL, "--learner-threads", "3"]
+    assert run_command([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ratio"] == 1.25
+    assert run_command([*command, "--quick"]) == 0
+    assert f"{MODEL}: 1.25 times as long beside a reading" in capsys.readouterr().out
+    assert asked == [(20, 3), (3, 3)]
 
 
 def test_figures_are_medians_over_questions_and_sums_over_rounds() -> None:
