@@ -1,6 +1,7 @@
 """Notes on versions as words and as JSON: a stable `code`, and the figures that belong to it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeGuard, assert_never, cast
@@ -11,7 +12,9 @@ from fluvial.types import (
     Compressed,
     Imported,
     NotFinite,
+    OldDrift,
     OverBudget,
+    ParentDeleted,
     PlainNote,
     ReadsWorse,
     ScaledBack,
@@ -25,6 +28,8 @@ _KINDS: dict[str, type[VersionNote]] = {
     kind.code: kind
     for kind in (
         PlainNote,
+        OldDrift,
+        ParentDeleted,
         Unmeasured,
         ScaledBack,
         OverBudget,
@@ -36,6 +41,11 @@ _KINDS: dict[str, type[VersionNote]] = {
         Adopted,
     )
 }
+
+_MIGRATED = re.compile(
+    r"drift was measured as a change in weights then: (?P<change>\d\.\d\de[+-]\d\d)"
+    r"(?P<deleted>; its parent was deleted before parents had names)?"
+)
 
 
 def tell(note: VersionNote) -> str:
@@ -56,10 +66,20 @@ def tell(note: VersionNote) -> str:
             return f"imported from {note.format}"
         case Adopted():
             return f"adopted {note.name}"
-        case PlainNote():
-            return note.text
+        case OldDrift() | ParentDeleted() | PlainNote():
+            return _tell_old(note)
         case _:
             assert_never(note)
+
+
+def _tell_old(note: OldDrift | ParentDeleted | PlainNote) -> str:
+    match note:
+        case OldDrift():
+            return f"drift was measured as a change in weights then: {note.change:.2e}"
+        case ParentDeleted():
+            return "its parent was deleted before parents had names"
+        case PlainNote():
+            return note.text
 
 
 def _tell_return(note: OverBudget | NotFinite | ChunkNotFinite | ReadsWorse) -> str:
@@ -115,8 +135,17 @@ def decode(text: str) -> tuple[VersionNote, ...]:
     except ValueError:
         found = None
     if not _is_list_of_objects(found):
-        return (PlainNote(text=text),)
+        return _decode_words(text)
     return tuple(map(read, found))
+
+
+def _decode_words(text: str) -> tuple[VersionNote, ...]:
+    """Return what migration 0003 says as notes, and other words as they are."""
+    found = _MIGRATED.fullmatch(text)
+    if found is None:
+        return (PlainNote(text=text),)
+    old = OldDrift(change=float(found["change"]))
+    return (old, ParentDeleted()) if found["deleted"] else (old,)
 
 
 def _is_list_of_objects(found: Any) -> TypeGuard[list[Json]]:

@@ -238,6 +238,21 @@ class PlainNote:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OldDrift:
+    """It is older than today's measure of drift, which was then the `change` in weights."""
+
+    change: float
+    code: Literal["old_drift"] = field(default="old_drift", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParentDeleted:
+    """Its parent was deleted before parents had names."""
+
+    code: Literal["parent_deleted"] = field(default="parent_deleted", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unmeasured:
     """The version's drift could not be measured."""
 
@@ -315,6 +330,8 @@ class Adopted:
 
 VersionNote = (
     PlainNote
+    | OldDrift
+    | ParentDeleted
     | Unmeasured
     | ScaledBack
     | OverBudget

@@ -13,7 +13,9 @@ from fluvial.types import (
     Compressed,
     Imported,
     NotFinite,
+    OldDrift,
     OverBudget,
+    ParentDeleted,
     PlainNote,
     ReadsWorse,
     ScaledBack,
@@ -23,6 +25,11 @@ from fluvial.types import (
 
 WORDS: list[tuple[VersionNote, str]] = [
     (PlainNote(text="zurück 河"), "zurück 河"),
+    (
+        OldDrift(change=0.001),
+        "drift was measured as a change in weights then: 1.00e-03",
+    ),
+    (ParentDeleted(), "its parent was deleted before parents had names"),
     (Unmeasured(), "its drift was not measured"),
     (ScaledBack(drift=0.16104, budget=0.1), "scaled back: its drift was 0.161, over 0.1"),
     (ScaledBack(drift=None, budget=0.1), "scaled back: its drift was not finite"),
@@ -69,6 +76,15 @@ def test_a_note_is_told_and_kept(note: VersionNote, words: str) -> None:
 def test_notes_are_one_line_and_none_are_nothing() -> None:
     assert tell_all([Adopted(name="a"), Unmeasured()]) == "adopted a; its drift was not measured"
     assert (tell_all([]), encode([]), decode("")) == ("", "", ())
+
+
+def test_what_a_migration_says_has_codes() -> None:
+    words = "drift was measured as a change in weights then: 1.23e-04"
+    assert decode(words) == (OldDrift(change=1.23e-4),)
+    more = f"{words}; its parent was deleted before parents had names"
+    assert decode(more) == (OldDrift(change=1.23e-4), ParentDeleted())
+    assert tell_all(decode(more)) == more
+    assert decode(f"{words}; or so") == (PlainNote(text=f"{words}; or so"),)
 
 
 @pytest.mark.parametrize("words", ["scaled back; because", "[", "[1, ", "{}", "null", "河"])

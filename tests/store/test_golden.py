@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fluvial.adapt.naming import name_version
+from fluvial.note import decode
 from fluvial.store import Store
 from fluvial.store.migration import HEAD
 
@@ -83,7 +85,7 @@ def _name_note(version: dict[str, Any]) -> dict[str, Any]:
     if "notes" in version:
         return version
     rest = {key: value for key, value in version.items() if key != "note"}
-    notes = [{"text": version["note"], "code": "plain"}] if version["note"] else []
+    notes = [asdict(note) for note in decode(version["note"])]
     return {**rest, "notes": notes}
 
 

@@ -17,6 +17,8 @@ const NOTES: [Note, string, string][] = [
   [{ code: 'imported', format: 'gguf' }, 'imported from GGUF', '从 GGUF 文件导入'],
   [{ code: 'imported', format: 'later' }, 'imported from later', '从 later 文件导入'],
   [{ code: 'adopted', name: 'rivers' }, 'adopted from “rivers”', '采用自“rivers”'],
+  [{ code: 'old_drift', change: 0.00123 }, 'weights had changed by 0.0012', '权重的变化为 0.0012'],
+  [{ code: 'parent_deleted' }, 'its parent was deleted', '上一版本已被删除'],
   [{ code: 'plain', text: 'old words' }, 'old words', 'old words'],
 ];
 

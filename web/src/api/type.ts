@@ -16,6 +16,8 @@ export type Note =
   | { code: 'unmeasured' }
   | { code: 'imported'; format: string }
   | { code: 'adopted'; name: string }
+  | { code: 'old_drift'; change: number }
+  | { code: 'parent_deleted' }
   | { code: 'plain'; text: string };
 export type ReadingStatus = 'queued' | 'reading' | 'done' | 'cancelled' | 'failed';
 

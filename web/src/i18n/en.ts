@@ -302,6 +302,8 @@ export const en = {
     unmeasured: 'its drift was not measured',
     imported: (format: string) => `imported from ${format}`,
     adopted: (name: string) => `adopted from “${name}”`,
+    oldDrift: (change: string) => `from before drift was measured as today; its weights had changed by ${change}`,
+    parentDeleted: 'its parent was deleted',
   },
 
   share: {

@@ -300,6 +300,8 @@ export const zh: Texts = {
     unmeasured: '未测量偏移',
     imported: (format) => `从 ${format} 文件导入`,
     adopted: (name) => `采用自“${name}”`,
+    oldDrift: (change) => `早于现在的偏移测量方法；当时权重的变化为 ${change}`,
+    parentDeleted: '其上一版本已被删除',
   },
 
   share: {

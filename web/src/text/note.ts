@@ -35,6 +35,10 @@ function tellNote(note: Note): string {
     }
     case 'adopted':
       return words.adopted(note.name);
+    case 'old_drift':
+      return words.oldDrift(formatFigure(note.change));
+    case 'parent_deleted':
+      return words.parentDeleted;
     case 'plain':
       return note.text;
   }
