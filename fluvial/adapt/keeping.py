@@ -56,7 +56,8 @@ def choose_over_quota(
     """Choose what an owner must lose after a new version of `session`: there first, then at all."""
     inside = [each for each in held if each.session == session.id]
     chosen = choose_expendable(inside, limit_bytes=limits.session_bytes)
-    left = [each for each in held if each not in chosen]
+    gone = set(chosen)
+    left = [each for each in held if each not in gone]
     return chosen + choose_expendable(left, limit_bytes=limits.owner_bytes)
 
 
@@ -68,8 +69,9 @@ def require_room(
     It will be the one in force in `session` (None: in a new one). Raises ConflictError
     `quota_reached`.
     """
-    inside = [each for each in held if session is not None and each.session == session.id]
-    others = [each for each in held if each not in inside]
+    own = None if session is None else session.id
+    inside = [each for each in held if each.session == own]
+    others = [each for each in held if each.session != own]
     _require(
         "this session",
         [each for each in inside if each.pinned],
