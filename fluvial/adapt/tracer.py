@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluvial.adapt.live import Live
+from fluvial.engine.backward import NativeBackward
 from fluvial.engine.decoder import Cache
 from fluvial.engine.head import HeadGradient
 from fluvial.engine.product import Product
@@ -107,6 +108,7 @@ class RecordedTracer:
             checkpoint,
             products={name: Product(packed) for name, packed in transposed.packed.items()},
             head=HeadGradient(self._recorder.head),
+            backward=NativeBackward(),
         )
 
     def use_threads(self, threads: int) -> None:

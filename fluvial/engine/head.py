@@ -17,7 +17,7 @@ from fluvial.native.library import ensure_library
 
 Floats = NDArray[np.float32]
 
-THRESHOLD = 3e-6
+THRESHOLD = 3e-5
 """What a word's probability must be for its embedding to be followed; the others count as their
 mean."""
 _ROWS_AT_ONCE = 256 * TILE

@@ -3,15 +3,13 @@
 Letters: s new tokens, p past tokens, t both, d width, h query heads, g key heads, w head width.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fluvial.model.architecture.declaration import Attention
-from fluvial.model.module.attended import RecalledAttention, Scoring
-from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise
+from fluvial.model.module.gradient import NativeAttention, Scoring
+from fluvial.model.module.linear import AdapterTensors, LayerWeights
 from fluvial.model.module.mixer import State
 from fluvial.model.module.rotary import turn
 
@@ -25,11 +23,9 @@ class AttentionMixer:
         self._qkv = weights.linear(attention.qkv)
         self._o = weights.linear(attention.o)
         self._recall = weights.recall
-        self._scoring: dict[str, Any] = {
-            "scale": attention.scale,
-            "window": attention.window,
-            "softcap": attention.softcap,
-        }
+        self._scoring = Scoring(
+            scale=attention.scale, window=attention.window, softcap=attention.softcap
+        )
         self._norms = None
         if attention.head_norm:
             self._norms = weights.vector("q_norm"), weights.vector("k_norm")
@@ -44,11 +40,10 @@ class AttentionMixer:
     ) -> tuple[Tensor, State]:
         """See `Mixing`."""
         q, k, v, gate = self._project(self._qkv(normal_SD, adapter), start)
-        k, v = _append(state, k, v)
-        mixed = self._attend(q, k, v)
+        mixed, state = self._attend(q, k, v, state)
         if gate:
             mixed = mixed * gate[0].sigmoid()
-        return self._o(mixed, adapter), (k, v)
+        return self._o(mixed, adapter), state
 
     def advance(self, *, state: State | None, start: int) -> State:
         """See `Mixing`."""
@@ -61,16 +56,21 @@ class AttentionMixer:
         q, k, v, *gate = qkv_SO.split(widths, dim=-1)
         q, k, v = (self._separate(part) for part in (q, k, v))
         if self._norms is not None:
-            q = normalise(q, self._norms[0], self._epsilon)
-            k = normalise(k, self._norms[1], self._epsilon)
+            q = self._recall.normalise(q, self._norms[0], self._epsilon)
+            k = self._recall.normalise(k, self._norms[1], self._epsilon)
         rotary = self._attention.rotary
         return turn(q, rotary, start=start), turn(k, rotary, start=start), v, gate
 
-    def _attend(self, q_HSW: Tensor, k_GTW: Tensor, v_GTW: Tensor) -> Tensor:
-        if not self._recall.has("attended"):
-            return attend(q_HSW, k_GTW, v_GTW, **self._scoring)
-        scoring, known = Scoring(**self._scoring), self._recall("attended")
-        return RecalledAttention.apply(q_HSW, k_GTW, v_GTW, known, scoring)
+    def _attend(
+        self, q_HSW: Tensor, k_GSW: Tensor, v_GSW: Tensor, state: State | None
+    ) -> tuple[Tensor, State]:
+        backward, scoring = self._recall.backward, self._scoring
+        if backward is None or not self._recall.has("attended"):
+            state = _append(state, k_GSW, v_GSW)
+            return attend(q_HSW, *state, scoring), state
+        state = _append(state, k_GSW.detach(), v_GSW.detach())
+        known = self._recall("attended"), *state
+        return NativeAttention.apply(q_HSW, k_GSW, v_GSW, known, scoring, backward), state
 
     def _separate(self, x_SO: Tensor) -> Tensor:
         return x_SO.view(len(x_SO), -1, self._attention.head_width).transpose(0, 1)
@@ -83,16 +83,9 @@ def _append(state: State | None, k_GSW: Tensor, v_GSW: Tensor) -> tuple[Tensor, 
     return torch.cat([before[0], k_GSW], dim=1), torch.cat([before[1], v_GSW], dim=1)
 
 
-def attend(
-    q_HSW: Tensor,
-    k_GTW: Tensor,
-    v_GTW: Tensor,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> Tensor:
+def attend(q_HSW: Tensor, k_GTW: Tensor, v_GTW: Tensor, scoring: Scoring) -> Tensor:
     """Attend from the last s of t tokens; return [s, h * value width]."""
+    scale, window, softcap = scoring.scale, scoring.window, scoring.softcap
     repeats = len(q_HSW) // len(k_GTW)
     k, v = k_GTW.repeat_interleave(repeats, dim=0), v_GTW.repeat_interleave(repeats, dim=0)
     num_new, total = q_HSW.shape[1], k.shape[1]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fluvial.model.architecture.declaration import Experts, Router
-from fluvial.model.module.linear import AdapterTensors, LayerWeights
-from fluvial.model.module.mlp import GatedMlp, activate
+from fluvial.model.module.linear import AdapterTensors, LayerWeights, activate
+from fluvial.model.module.mlp import GatedMlp
 
 SMALLEST_SUM = 1e-20
 

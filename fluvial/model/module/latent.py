@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fluvial.model.architecture.declaration import LatentAttention
 from fluvial.model.module.attention import attend
-from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise
+from fluvial.model.module.gradient import Scoring
+from fluvial.model.module.linear import AdapterTensors, LayerWeights
 from fluvial.model.module.mixer import State
 from fluvial.model.module.rotary import turn
 
@@ -47,7 +48,7 @@ class LatentMixer:
         q = self._query(normal_SD, adapter, start)
         latent, key = self._append(self._kv_down(normal_SD, adapter), state, start)
         k, v = self._expand(latent, key)
-        mixed = attend(q, k, v, scale=self._latent.scale)
+        mixed = attend(q, k, v, Scoring(scale=self._latent.scale))
         return self._o(mixed, adapter), (latent, key)
 
     def advance(self, *, state: State | None, start: int) -> State:
@@ -57,7 +58,7 @@ class LatentMixer:
     def _append(self, low_SO: Tensor, state: State | None, start: int) -> tuple[Tensor, Tensor]:
         """Return all latents [t, l] and rotated keys [1, t, r], those of new tokens last."""
         latent_SL, key_SR = low_SO.split([self._latent.kv_width, self._latent.rotary_width], dim=-1)
-        latent = normalise(latent_SL, self._kv_norm, self._latent.norm_epsilon)
+        latent = self._recall.normalise(latent_SL, self._kv_norm, self._latent.norm_epsilon)
         key = turn(key_SR[None], self._key_rotary, start=start)
         if state is None:
             return latent, key
@@ -68,7 +69,7 @@ class LatentMixer:
         low = normal_SD
         if self._q_down is not None:
             low = self._q_down(normal_SD, adapter)
-            low = normalise(low, self._q_norm, self._latent.norm_epsilon)
+            low = self._recall.normalise(low, self._q_norm, self._latent.norm_epsilon)
         q_HSW = self._q(low, adapter).unflatten(-1, (self._latent.heads, -1)).transpose(0, 1)
         return turn(q_HSW, self._latent.rotary, start=start)
 

@@ -20,7 +20,7 @@ from fluvial.model.module.conv import ShortConvMixer
 from fluvial.model.module.delta import GatedDeltaMixer
 from fluvial.model.module.experts import ExpertsMlp
 from fluvial.model.module.latent import LatentMixer
-from fluvial.model.module.linear import AdapterTensors, LayerWeights, Linear, normalise
+from fluvial.model.module.linear import AdapterTensors, LayerWeights, Linear
 from fluvial.model.module.mixer import Mixing, State, Widening
 from fluvial.model.module.mlp import GatedMlp
 
@@ -63,10 +63,10 @@ class Block:
         start: int,
     ) -> tuple[Tensor, State]:
         """Run s tokens at positions from `start`; return them and the mixer's next state."""
-        normal = normalise(x_SD, self._attention_norm, self._epsilon)
+        normal = self._recall.normalise(x_SD, self._attention_norm, self._epsilon)
         mixed, state = self._mixer.run(normal, state=state, adapter=adapter, start=start)
         x_SD = x_SD + self._after(mixed, self._attention_post_norm)
-        normal = normalise(x_SD, self._mlp_norm, self._epsilon)
+        normal = self._recall.normalise(x_SD, self._mlp_norm, self._epsilon)
         wide = self._mlp.run(normal, adapter=adapter)
         return x_SD + self._after(wide, self._mlp_post_norm), state
 
@@ -81,12 +81,14 @@ class Block:
         if isinstance(self._layer.mlp, Mlp):
             wide = self._recall(self._layer.mlp.groups[-1].name)
         else:
-            normal = normalise(x_SD, self._mlp_norm, self._epsilon)
+            normal = self._recall.normalise(x_SD, self._mlp_norm, self._epsilon)
             wide = self._mlp.run(normal, adapter=None)
         return x_SD + self._after(wide, self._mlp_post_norm)
 
     def _after(self, branch_SD: Tensor, norm_D: Tensor | None) -> Tensor:
-        return branch_SD if norm_D is None else normalise(branch_SD, norm_D, self._epsilon)
+        if norm_D is None:
+            return branch_SD
+        return self._recall.normalise(branch_SD, norm_D, self._epsilon)
 
 
 def _choose(table: dict[type, T], declaration: object) -> T:

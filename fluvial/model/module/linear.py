@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluvial.errors import ModelError
-from fluvial.model.architecture.declaration import Group
+from fluvial.model.architecture.declaration import ActivationKind, Group
 from fluvial.model.checkpoint import Checkpoint
-from fluvial.model.module.norm import RootMeanSquareNorm
+from fluvial.model.module.gradient import Backward, NativeActivation, NativeNorm
 
 AdapterTensors = Mapping[str, Tensor]
 
@@ -48,10 +48,13 @@ Recalling = Callable[[str], Tensor | None]
 
 
 class Recall:
-    """What the engine has told of one layer in its last step, by the names of its groups."""
+    """What the engine has told of one layer in its last step, by the names of its groups.
 
-    def __init__(self, at: str, recall: Recalling | None) -> None:
-        self._at, self._recall = at, recall
+    Where something can be told, `backward` makes the gradients of what lies between.
+    """
+
+    def __init__(self, at: str, recall: Recalling | None, backward: Backward | None) -> None:
+        self._at, self._recall, self.backward = at, recall, backward
 
     def has(self, name: str) -> bool:
         """Whether the engine has told of `name`."""
@@ -64,6 +67,20 @@ class Recall:
             raise ModelError(f"the engine has not told what {self._at}.{name} gave")
         return told
 
+    def normalise(self, x_SD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        """Return RMS norm over the last axis, times the weight, which takes no gradient."""
+        if self.backward is None:
+            return normalise(x_SD, weight_D, epsilon)
+        return NativeNorm.apply(x_SD, weight_D, epsilon, self.backward)
+
+    def activate(self, x_SF: Tensor, gain_F: Tensor | None, kind: ActivationKind) -> Tensor:
+        """Return activation(gate) * up * (1 + gain) of [s, gate | up]."""
+        if self.backward is not None:
+            return NativeActivation.apply(x_SF, gain_F, kind, self.backward)
+        gate, up = x_SF.chunk(2, dim=-1)
+        inner = activate(gate, kind) * up
+        return inner if gain_F is None else inner * (1 + gain_F)
+
 
 class LayerWeights:
     """Loads one layer's weights from a checkpoint; remembers the linears that can be adapted."""
@@ -75,13 +92,15 @@ class LayerWeights:
         *,
         make_linear: MakeLinear | None = None,
         recall: Recalling | None = None,
+        backward: Backward | None = None,
     ) -> None:
         """`make_linear` gives something else in place of the linears of a group, by their name.
 
-        `recall` tells what is known already of what the layer gives.
+        `recall` tells what is known already of what the layer gives; then `backward` makes the
+        gradients of what lies between.
         """
         self.name = f"layers.{index}"
-        self.recall = Recall(self.name, recall)
+        self.recall = Recall(self.name, recall, backward)
         self.epsilon = checkpoint.declaration.norm_epsilon
         self.linears: dict[str, Linear] = {}
         self._checkpoint = checkpoint
@@ -109,9 +128,12 @@ class LayerWeights:
 
 def normalise(x_SD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """Return RMS norm over the last axis, times the weight, which takes no gradient."""
-    if torch.is_grad_enabled() and x_SD.requires_grad:
-        return RootMeanSquareNorm.apply(x_SD, weight_D, epsilon)
     return F.rms_norm(x_SD, (x_SD.shape[-1],), weight_D, epsilon)
+
+
+def activate(x: Tensor, kind: ActivationKind) -> Tensor:
+    """Return the activation of x."""
+    return F.silu(x) if kind == "silu" else F.gelu(x, approximate="tanh")
 
 
 def to_tensor(array: NDArray[np.float32]) -> Tensor:

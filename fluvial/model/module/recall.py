@@ -18,13 +18,27 @@ from torch import Tensor
 
 from fluvial.model.architecture.declaration import Group
 from fluvial.model.checkpoint import Checkpoint
+from fluvial.model.module.gradient import Backward, Floats, NativeNorm
 from fluvial.model.module.layer import Block
-from fluvial.model.module.linear import AdapterTensors, LayerWeights, normalise, to_tensor
+from fluvial.model.module.linear import AdapterTensors, LayerWeights, to_tensor
 from fluvial.model.module.mixer import State
 from fluvial.model.module.model import Past
 
-Floats = NDArray[np.float32]
-Product = Callable[[Floats], Floats]
+
+class Product(Protocol):
+    """A transposed matrix that gradients go back through (`fluvial.engine.product`)."""
+
+    def go_back(
+        self,
+        x_SI: Floats,
+        a_IR: Floats,
+        b_RO: Floats,
+        grad_SO: Floats,
+        *,
+        wanted: tuple[bool, bool, bool],
+    ) -> tuple[Floats | None, Floats | None, Floats | None]:
+        """Return the gradients of `W x + B (A x)` by x, a and b; None for those not wanted."""
+        ...
 
 
 class Head(Protocol):
@@ -45,8 +59,8 @@ class Head(Protocol):
 class RecalledModule:
     """A checkpoint without its matrices, one sequence at a time.
 
-    `products` multiply with the transposes: of each group, and, unless `head` goes back through the
-    output layer by itself, of the head.
+    Gradients go back through `products`, the transposes of all groups, `head`, the output layer,
+    and `backward`, the rest.
     """
 
     def __init__(
@@ -54,9 +68,10 @@ class RecalledModule:
         checkpoint: Checkpoint,
         *,
         products: Mapping[str, Product],
-        head: Head | None = None,
+        head: Head,
+        backward: Backward,
     ) -> None:
-        self._head = head
+        self._head, self._backward = head, backward
         self._declaration = checkpoint.declaration
         self._products = products
         self._outputs: Mapping[str, Tensor] = {}
@@ -93,7 +108,8 @@ class RecalledModule:
             else:
                 x_SD, state = block.run(x_SD, state=before, adapter=adapter, start=start)
             states.append(_detach(state))
-        hidden = normalise(x_SD, self._norm, self._declaration.norm_epsilon)
+        epsilon = self._declaration.norm_epsilon
+        hidden = NativeNorm.apply(x_SD, self._norm, epsilon, self._backward)
         return hidden, Past(start + len(x_SD), tuple(states))
 
     @torch.no_grad()
@@ -109,16 +125,8 @@ class RecalledModule:
 
     def losses(self, hidden_SD: Tensor, logits_SV: Floats, targets_S: Tensor) -> Tensor:
         """Return each target's loss in nats, float32 [s]. The logits may be overwritten."""
-        if self._head is not None:
-            cap = self._declaration.logit_softcap
-            return _HeadLoss.apply(hidden_SD, logits_SV, targets_S, self._head, cap)
-        return _RecalledLoss.apply(
-            hidden_SD,
-            torch.from_numpy(logits_SV),
-            targets_S,
-            self._products["head"],
-            self._declaration.logit_softcap,
-        )
+        cap = self._declaration.logit_softcap
+        return _HeadLoss.apply(hidden_SD, logits_SV, targets_S, self._head, cap)
 
     def _remember(self, outputs: Mapping[str, Floats]) -> None:
         self._outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
@@ -127,7 +135,9 @@ class RecalledModule:
         def recall(name: str) -> Tensor | None:
             return self._outputs.get(name)
 
-        return LayerWeights(checkpoint, index, make_linear=self._make_linear, recall=recall)
+        return LayerWeights(
+            checkpoint, index, make_linear=self._make_linear, recall=recall, backward=self._backward
+        )
 
     def _make_linear(self, name: str, group: Group) -> "_RecalledLinear":
         del group
@@ -165,19 +175,13 @@ class _Recall(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x_SI, a_IR, b_RO = ctx.saved_tensors
-        (grad_SO,) = grad_outputs
-        needs_x, needs_a, needs_b = ctx.needs_input_grad[:3]
-        grad_x = grad_a = grad_b = None
-        if needs_b:
-            grad_b = (x_SI @ a_IR).T @ grad_SO
-        if needs_x or needs_a:
-            low_SR = grad_SO @ b_RO.T
-            if needs_a:
-                grad_a = (low_SR.T @ x_SI).T  # over tokens, the faster way round
-            if needs_x:
-                grad_x = torch.from_numpy(ctx.product(grad_SO.contiguous().numpy()))
-                grad_x.addmm_(low_SR, a_IR.T)
-        return grad_x, grad_a, grad_b, None, None
+        found = ctx.product.go_back(
+            *(each.detach().numpy() for each in (x_SI, a_IR, b_RO)),
+            grad_outputs[0].contiguous().numpy(),
+            wanted=ctx.needs_input_grad[:3],
+        )
+        grads = (None if each is None else torch.from_numpy(each) for each in found)
+        return *grads, None, None
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -205,35 +209,3 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad_SD,) = ctx.saved_tensors
         return grad_SD * grad_outputs[0][:, None], None, None, None, None
-
-
-class _RecalledLoss(torch.autograd.Function):
-    """Cross-entropy of known logits."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden_SD: Tensor,
-        logits_SV: Tensor,
-        targets_S: Tensor,
-        product: Product,
-        softcap: float | None,
-    ) -> Tensor:
-        """Return each target's loss in nats, [s]."""
-        del hidden_SD
-        log_norm_S = logits_SV.logsumexp(dim=-1)
-        ctx.save_for_backward(logits_SV, log_norm_S, targets_S)
-        ctx.product, ctx.softcap = product, softcap
-        return log_norm_S - logits_SV.gather(1, targets_S[:, None])[:, 0]
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        logits_SV, log_norm_S, targets_S = ctx.saved_tensors
-        slope = None if ctx.softcap is None else 1 - (logits_SV / ctx.softcap) ** 2
-        grad_SV = logits_SV.sub_(log_norm_S[:, None]).exp_()
-        at = targets_S[:, None]
-        grad_SV.scatter_add_(1, at, torch.full_like(at, -1, dtype=grad_SV.dtype))
-        grad_SV.mul_(grad_outputs[0][:, None])
-        if slope is not None:
-            grad_SV.mul_(slope)
-        return torch.from_numpy(ctx.product(grad_SV.numpy())), None, None, None, None

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "attention.h"
+#include "back.h"
 #include "head.h"
 #include "linear.h"
 #include "recurrent.h"
@@ -78,7 +79,24 @@
     /* log of the sum of exp(x) */                                                                 \
     K(float, sum_exponents, (const float *x, int64_t count))                                       \
     /* Follow one tile of an output layer back for all rows (head.h). */                           \
-    K(void, follow_tile, (const Head *head, int64_t tile, float *weights, Followed *followed))
+    K(void, follow_tile, (const Head *head, int64_t tile, float *weights, Followed *followed))                \
+    /* Gradient of a row by the inputs of its RMS norm, from that by the outputs. */               \
+    K(void, norm_back,                                                                             \
+      (const float *x, const float *weight, const float *grad, float epsilon, int64_t width,       \
+       float *y))                                                                                  \
+    /* Gradients by what `activate` is given; that by gains (or NULL) is added to. */              \
+    K(void, activate_back,                                                                         \
+      (int kind, const float *gate, const float *up, const float *gain, const float *grad,         \
+       int64_t width, float *grad_gate, float *grad_up, float *grad_gain))                         \
+    /* low[s][r] = sum over n of x[s][n] * m[r][n] */                                              \
+    K(void, reduce_rows,                                                                           \
+      (const float *x, const float *m, int64_t rows, int64_t rank, int64_t count, float *low))     \
+    /* y[r][n] = sum over s of low[s][r] * x[s][n], for n in [first, end) */                       \
+    K(void, sum_rows,                                                                              \
+      (const float *low, const float *x, int64_t rows, int64_t rank, int64_t count, int64_t first, \
+       int64_t end, float *y))                                                                     \
+    /* Go back through one head of attention (back.h). */                                          \
+    K(void, attend_back, (const AttentionBack *attention))
 
 #define KERNEL_FIELD(result, name, arguments) result(*name) arguments;
 typedef struct Kernels {

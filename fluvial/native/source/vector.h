@@ -137,12 +137,26 @@ INLINE V16 load_some(const float *x, int64_t count) {
     return v_load(part);
 }
 
+#if defined(HAS_AVX2) || defined(HAS_AVX512)
+INLINE float sum_eight(__m256 a) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+#endif
+
 INLINE float v_sum(V16 a) { /* in a fixed order: pairs 8, 4, 2, 1 apart */
+#if defined(HAS_AVX512)
+    return sum_eight(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+#elif defined(HAS_AVX2)
+    return sum_eight(_mm256_add_ps(a.h[0], a.h[1]));
+#else
     float x[16];
     v_store(x, a);
     for (int step = 8; step > 0; step /= 2)
         for (int i = 0; i < step; i++) x[i] += x[i + step];
     return x[0];
+#endif
 }
 
 INLINE float v_most(V16 a) {
