@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     weight_rate: float = Field(
         6.4e-4, gt=0, le=1, description="Step of the weights, relative to their size."
     )
+    decay: float = Field(
+        2e-3, ge=0, lt=1, description="Share of what was learned that each step takes off again."
+    )
     chunk_tokens: int = Field(
         64, ge=16, le=4096, description="Tokens scored, then learned from, at once."
     )

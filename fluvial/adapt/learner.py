@@ -270,6 +270,8 @@ class Learner:
             part = min(1.0, share / self._rule.chunk_tokens)
             for name, each in step(self._rule.method, gradients, state.memory).items():
                 trained[name].sub_(each, alpha=part * self._choose_rate(name))
+                if not name.endswith(".a"):  # the base has none of the others
+                    trained[name].mul_(1 - part * self._rule.decay)
             state.live.touch()
         for tensor in trained.values():
             tensor.grad = None

@@ -25,7 +25,8 @@ class Rule:
     change in weights, and weights differ in size from model to model: its rate is `weight_rate`
     times the root mean square norm of the base weights' rows, layer by layer. `learn_a` and
     `learn_gains`: whether A and the gains move too, at `learning_rate`; else A stays as `seed`
-    drew it. Gradients are clipped to norm `clip`.
+    drew it. Gradients are clipped to norm `clip`. Each step takes the share `decay`
+    off B and the gains, which pulls them back to the base.
 
     Text is read in windows of `stride_tokens`, each behind the first token of all and the last
     `overlap_tokens` of what came before, and learned from in chunks of `chunk_tokens`. Chunks under
@@ -42,6 +43,7 @@ class Rule:
     learn_a: bool = True
     learn_gains: bool = True
     clip: float = 1.0
+    decay: float = 0.0
     seed: int = 0
     overlap_tokens: int = 128
     stride_tokens: int = 512
@@ -61,6 +63,7 @@ class Rule:
             weight_rate=settings.weight_rate,
             learn_a=settings.learn_a,
             learn_gains=settings.learn_gains,
+            decay=settings.decay,
             overlap_tokens=settings.overlap_tokens,
             stride_tokens=settings.stride_tokens,
             chunk_tokens=settings.chunk_tokens,
@@ -127,19 +130,6 @@ class ChunkResult:
         if self.skipped:
             return "unsurprising"
         return "not_finite" if self.restored else "short"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settlement:
-    """A live state made fit to be a version.
-
-    `drift`: divergence from the base on the probe, nats a token. `scale` is less than 1 where the
-    change was scaled back to its budget; `note` says why, or why it was refused.
-    """
-
-    drift: float
-    scale: float = 1.0
-    note: str = ""
 
 
 def keep_last(context: Sequence[int], tokens: int) -> Sequence[int]:

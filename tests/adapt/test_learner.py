@@ -130,6 +130,18 @@ def test_layers_under_the_depth_stay_as_they_were(checkpoint: Checkpoint) -> Non
     )
 
 
+def test_decay_takes_its_share_off_what_each_step_left(checkpoint: Checkpoint) -> None:
+    states: list[dict[str, np.ndarray]] = []
+    for decay in (0.0, 0.25):
+        learner = Learner(checkpoint, rule=replace(RULE, decay=decay))
+        learner.load("s", None)
+        learner.read("s", context=[0], chunk=TEXT, learn=True)
+        states.append(learner.export("s"))
+    for name, whole in states[0].items():
+        left = 1.0 if name.endswith(".a") else 0.75
+        np.testing.assert_allclose(states[1][name], left * whole, rtol=1e-6, err_msg=name)
+
+
 def test_values_that_are_not_finite_never_reach_the_state(
     checkpoint: Checkpoint, learner: Learner
 ) -> None:
