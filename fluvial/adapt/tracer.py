@@ -104,10 +104,11 @@ class RecordedTracer:
         )
         transposed = read_transposed(ensure_transposed(checkpoint, cache_dir=graph_dir))
         self.norms: Mapping[str, float] = transposed.norms
+        self._head = HeadGradient(self._recorder.head)
         self._module = RecalledModule(
             checkpoint,
             products={name: Product(packed) for name, packed in transposed.packed.items()},
-            head=HeadGradient(self._recorder.head),
+            head=self._head,
             backward=NativeBackward(),
         )
 
@@ -125,8 +126,9 @@ class RecordedTracer:
 
     def score(self, window: _Recorded, chunk: Sequence[int], live: Live | None) -> Nats:
         logits = self._step(window, [window.last, *chunk[:-1]], live, wanted=True)
-        window.last, window.logits, window.targets = chunk[-1], logits, torch.tensor(chunk)
-        return measure_losses(logits, chunk)
+        targets = np.array(chunk, np.int64)
+        window.last, window.logits, window.targets = chunk[-1], logits, torch.from_numpy(targets)
+        return self._head(logits, targets, gradient=False)[0]
 
     def differentiate(self, window: _Recorded, live: Live) -> None:
         if window.logits is None or window.targets is None:
@@ -153,6 +155,14 @@ class RecordedTracer:
         logits = self._step(window, tokens, live, wanted=True).copy()
         self.close(window)
         return logits
+
+    def measure_inputs(self, tokens: Sequence[int]) -> dict[str, Nats]:
+        """Return what each linear of the base is given for a text, float32 [s, i], by group."""
+        window = self.open(tokens[:1], None, learns=True)
+        self._step(window, tokens, None, wanted=False)
+        found = self._module.list_inputs(self._recorder.outputs)
+        self.close(window)
+        return {name: inputs.numpy().copy() for name, inputs in found.items()}
 
     def _step(
         self, window: _Recorded, tokens: Sequence[int], live: Live | None, *, wanted: bool
@@ -261,13 +271,6 @@ class ComputedTracer:
     def _run_past(self, tokens: Sequence[int], live: Live | None) -> Any:
         tensors = None if live is None else live.tensors
         return self._module.read(torch.tensor(tokens), adapter=tensors)[1]
-
-
-def measure_losses(logits_SV: Nats, targets: Sequence[int]) -> Nats:
-    """Return each target's loss in nats, float32 [s]."""
-    logits = torch.from_numpy(logits_SV)
-    chosen = logits.gather(1, torch.tensor(targets)[:, None])[:, 0]
-    return (logits.logsumexp(dim=-1) - chosen).numpy()
 
 
 def detach(past: Past) -> Past:
