@@ -1,11 +1,11 @@
-"""Gradients of norms, activations and attention, natively: what a learner needs besides products.
+"""Norms, positions, activations and attention, natively: what a learner needs besides products.
 
 Letters: s new tokens, t past and new ones, d width, f width of an MLP, h heads of q, g of k and v,
 w head width, o outputs.
 """
 
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fluvial.engine.product import expect, point
 from fluvial.errors import EngineError
-from fluvial.model.architecture.declaration import ActivationKind
+from fluvial.model.architecture.declaration import ActivationKind, Rotary
 from fluvial.native.library import ensure_library
 
 Floats = NDArray[np.float32]
@@ -113,6 +113,8 @@ class NativeBackward:
         heads, rows, width = q_HSW.shape
         groups, total, value_width = v_GTW.shape
         expect(k_GTW, (groups, total, width))
+        k, k_apart = _point_heads(k_GTW)
+        v, v_apart = _point_heads(v_GTW)
         expect(mixed_SO, (rows, heads * value_width))
         expect(grad_SO, mixed_SO.shape)
         grad_q = np.empty_like(q_HSW)
@@ -120,13 +122,67 @@ class NativeBackward:
         grad_v = np.empty((groups, rows, value_width), np.float32)
         _run(
             self._library.fluvial_attention_back,
-            *(point(each) for each in (q_HSW, k_GTW, v_GTW, mixed_SO, grad_SO)),
+            *(point(q_HSW), k, v, point(mixed_SO), point(grad_SO), k_apart, v_apart),
             *(heads, groups, rows, total - rows, width, value_width, window or 0),
             softcap or 0.0,
             self._threshold,
             *(point(each) for each in (grad_q, grad_k, grad_v)),
         )
         return grad_q, grad_k, grad_v
+
+    def turn(
+        self,
+        x_HSW: Floats,
+        y_HSW: Floats,
+        rotary: Rotary | None,
+        *,
+        position: int,
+        back: bool = False,
+    ) -> None:
+        """Write heads of tokens from `position` on to `y`, turned, or with `back` turned back.
+
+        Heads and rows may be apart, but the features of a row follow one another; the two arrays
+        share no memory.
+        """
+        heads, rows, width = x_HSW.shape
+        expect(y_HSW, x_HSW.shape)
+        start = pairs = 0
+        tables: tuple[Floats | None, Floats | None] = (None, None)
+        if rotary is not None:
+            start, pairs = rotary.start, len(rotary.frequencies)
+            tables = _tabulate(rotary, position, rows)
+        _run(
+            self._library.fluvial_turn,
+            *(*_point_rows(x_HSW), *map(point, tables)),
+            *(heads, rows, width, start, pairs),
+            *(rotary is not None and rotary.interleaved, back),
+            *_point_rows(y_HSW),
+        )
+
+
+@lru_cache(maxsize=8)
+def _tabulate(rotary: Rotary, position: int, rows: int) -> tuple[Floats, Floats]:
+    """Return cosines and sines [s, pairs]; all layers of one read ask for the same."""
+    angles = np.outer(np.arange(position, position + rows), np.array(rotary.frequencies))
+    tables = np.stack([np.cos(angles), np.sin(angles)]) * rotary.magnitude
+    cosine, sine = tables.astype(np.float32)
+    return cosine, sine
+
+
+def _point_rows(x_HSW: Floats) -> tuple[int, int, int]:
+    """Return where an array begins, and how many floats lie from head to head and row to row."""
+    apart = [stride // 4 for stride in x_HSW.strides]
+    if x_HSW.dtype != np.float32 or (x_HSW.shape[2] > 1 and apart[2] != 1) or min(apart) < 0:
+        raise EngineError("native code takes float32 whose features follow one another")
+    return x_HSW.ctypes.data, apart[0], apart[1]
+
+
+def _point_heads(x_GTW: Floats) -> tuple[int, int]:
+    """The same where each head's rows follow one another."""
+    at, head, row = _point_rows(x_GTW)
+    if x_GTW.shape[1] > 1 and row != x_GTW.shape[2]:
+        raise EngineError("native code takes float32 whose rows follow one another")
+    return at, head
 
 
 def _halve(x_SF: Floats, gain_F: Floats | None) -> tuple[int, int]:
@@ -151,14 +207,21 @@ def _load() -> ctypes.CDLL:
     library.fluvial_activate.argtypes = [kind, *[pointer] * 3, long, long, *[pointer] * 2]
     library.fluvial_attention_back.argtypes = [
         *[pointer] * 5,
-        *[long] * 7,
+        *[long] * 9,
         *[real] * 2,
         *[pointer] * 3,
+    ]
+    library.fluvial_turn.argtypes = [
+        *(pointer, long, long, pointer, pointer),
+        *[long] * 5,
+        *(kind, kind),
+        *(pointer, long, long),
     ]
     for function in (
         library.fluvial_norm,
         library.fluvial_activate,
         library.fluvial_attention_back,
+        library.fluvial_turn,
     ):
         function.restype = ctypes.c_char_p
     return library

@@ -1,6 +1,7 @@
 """Gradients that native code makes, against PyTorch's own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from fluvial.engine.product import Product
 from fluvial.errors import EngineError
 from fluvial.model.architecture.declaration import ActivationKind
 from fluvial.model.module.attention import attend
-from fluvial.model.module.gradient import NativeActivation, NativeAttention, NativeNorm, Scoring
+from fluvial.model.module.gradient import (
+    Known,
+    NativeActivation,
+    NativeAttention,
+    NativeNorm,
+    Scoring,
+)
 from fluvial.model.module.linear import activate
 from fluvial.model.packing import pack_floats
 from fluvial.native.library import use_threads
@@ -74,26 +81,34 @@ def test_activation_far_from_zero(kind: ActivationKind) -> None:
 )
 def test_attention(num_new: int, past: int, softcap: float | None, window: int | None) -> None:
     scoring = Scoring(scale=0.4, window=window, softcap=softcap)
-    q, k, v, known, expected = _attend(num_new, past, scoring)
-    found = NativeAttention.apply(q, k, v, known, scoring, WHOLE)
+    qkv, known, expected = _attend(num_new, past, scoring)
+    found = NativeAttention.apply(qkv, known, _Apart(WHOLE), scoring)
     assert torch.equal(found, expected)
-    _compare(found, expected, [q, k, v])
+    _compare(found, expected, [qkv])
 
 
 @pytest.mark.parametrize("width", [16, 64, 65])
 def test_attention_leaves_out_what_little_looks_at(width: int) -> None:
     scoring = Scoring(scale=width**-0.5)
-    q, k, v, known, expected = _attend(48, 100, scoring, width=width, sharp=3)
-    found = NativeAttention.apply(q, k, v, known, scoring, NativeBackward())
-    whole = NativeAttention.apply(q, k, v, known, scoring, WHOLE)
-    inputs, slope = [q, k, v], _draw(*expected.shape)
-    pairs = zip(
-        torch.autograd.grad((found * slope).sum(), inputs),
-        torch.autograd.grad((whole * slope).sum(), inputs),
-        strict=True,
+    qkv, known, expected = _attend(48, 100, scoring, width=width, sharp=3)
+    slope = _draw(*expected.shape)
+    rough, exact = (
+        torch.autograd.grad(
+            (NativeAttention.apply(qkv, known, _Apart(native), scoring) * slope).sum(), [qkv]
+        )[0].split([48 * width * 6, 48 * width * 2, 48 * 10 * 2])
+        for native in (NativeBackward(), WHOLE)
     )
-    for rough, exact in pairs:
-        assert 0 < float((rough - exact).norm()) < 0.02 * float(exact.norm())
+    for one, other in zip(rough, exact, strict=True):
+        assert 0 < float((one - other).norm()) < 0.02 * float(other.norm())
+
+
+def test_attention_with_room_behind_keys_and_values() -> None:
+    scoring = Scoring(scale=0.4)
+    qkv, known, expected = _attend(5, 40, scoring)
+    k, v = (torch.full((2, 99, each.shape[2]), torch.nan) for each in (known.k_GTW, known.v_GTW))
+    k[:, :45], v[:, :45] = known.k_GTW, known.v_GTW
+    apart = replace(known, k_GTW=k[:, :45], v_GTW=v[:, :45])
+    _compare(NativeAttention.apply(qkv, apart, _Apart(WHOLE), scoring), expected, [qkv])
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True), (True, False, True), (False, True, False)])
@@ -111,7 +126,8 @@ def test_linear(
     expected = torch.autograd.grad((y * slope).sum(), [x, a, b])
     product = Product(pack_floats(np.ascontiguousarray(matrix.numpy().T)))
     arrays = [each.detach().numpy() for each in (x, a, b)]
-    found = product.go_back(*arrays, slope.numpy(), wanted=wanted)
+    x_SI, a_IR, b_RO = arrays
+    found = product.go_back(x_SI, a_IR, b_RO, slope.numpy(), wanted=wanted)
     for each, asked, exact in zip(found, wanted, expected, strict=True):
         assert (each is not None) == asked
         if each is not None:
@@ -156,14 +172,27 @@ def test_arrays_that_do_not_fit_are_refused(call: Callable[[], Any]) -> None:
 
 def _attend(
     num_new: int, past: int, scoring: Scoring, *, width: int = 8, sharp: float = 1
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Return q, new k and v, what is known, and the result, which depends on the three."""
-    q = (sharp * _draw(6, num_new, width)).requires_grad_()
-    k, v = _draw(2, num_new, width).requires_grad_(), _draw(2, num_new, 10).requires_grad_()
+) -> tuple[Tensor, Known, Tensor]:
+    """Return q, new k and v in one row, what is known, and the result, which depends on them."""
+    parts = sharp * _draw(6, num_new, width), _draw(2, num_new, width), _draw(2, num_new, 10)
+    qkv = torch.cat([part.flatten() for part in parts]).requires_grad_()
+    split = qkv.split([part.numel() for part in parts])
+    q, k, v = (one.view_as(part) for one, part in zip(split, parts, strict=True))
     whole_k = torch.cat([_draw(2, past, width), k], dim=1)
     whole_v = torch.cat([_draw(2, past, 10), v], dim=1)
     mixed = attend(q, whole_k, whole_v, scoring)
-    return q, k, v, (mixed.detach(), whole_k.detach(), whole_v.detach()), mixed
+    known = Known(q.detach(), whole_k.detach(), whole_v.detach(), mixed.detach(), past)
+    return qkv, known, mixed
+
+
+class _Apart:
+    """Queries, keys and values that lie one after the other, and do not turn."""
+
+    def __init__(self, native: NativeBackward) -> None:
+        self.native = native
+
+    def join(self, qkv_SO: Any, grads: Any, *, position: int) -> Any:
+        return np.concatenate([each.ravel() for each in grads])
 
 
 def _low_rank(rows: int, inputs: int, outputs: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,9 +200,9 @@ def _low_rank(rows: int, inputs: int, outputs: int, rank: int) -> tuple[Tensor, 
 
 
 def _run_all() -> list[Any]:
-    q, k, v, known, _ = _attend(70, 50, Scoring(scale=0.3))
-    found = NativeAttention.apply(q, k, v, known, Scoring(scale=0.3), NativeBackward())
-    grads = [*torch.autograd.grad((found * known[0]).sum(), [q, k, v])]
+    qkv, known, _ = _attend(70, 50, Scoring(scale=0.3))
+    found = NativeAttention.apply(qkv, known, _Apart(NativeBackward()), Scoring(scale=0.3))
+    grads = [*torch.autograd.grad((found * known.mixed_SO).sum(), [qkv])]
     x, a, b = (each.numpy() for each in _low_rank(70, 96, 530, 8))
     product = Product(pack_floats(_draw(96, 530).numpy()))
     linear = product.go_back(x, a, b, _draw(70, 530).numpy(), wanted=(True, True, True))

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fluvial.model.architecture.declaration import Attention
-from fluvial.model.module.gradient import NativeAttention, Scoring
+from fluvial.model.module.gradient import Known, NativeAttention, Scoring
+from fluvial.model.module.heads import NativeHeads, extend
 from fluvial.model.module.linear import AdapterTensors, LayerWeights
 from fluvial.model.module.mixer import State
 from fluvial.model.module.rotary import turn
@@ -29,6 +30,11 @@ class AttentionMixer:
         self._norms = None
         if attention.head_norm:
             self._norms = weights.vector("q_norm"), weights.vector("k_norm")
+        self._heads = None
+        if weights.recall.backward is not None:
+            self._heads = NativeHeads(
+                attention, self._norms, self._epsilon, weights.recall.backward
+            )
 
     def run(
         self,
@@ -39,38 +45,59 @@ class AttentionMixer:
         start: int,
     ) -> tuple[Tensor, State]:
         """See `Mixing`."""
-        q, k, v, gate = self._project(self._qkv(normal_SD, adapter), start)
-        mixed, state = self._attend(q, k, v, state)
-        if gate:
-            mixed = mixed * gate[0].sigmoid()
+        qkv_SO = self._qkv(normal_SD, adapter)
+        heads = self._find_told()
+        if heads is not None:
+            mixed, state = self._recall_mixed(heads, qkv_SO, state, start)
+        else:
+            q, k, v = self._project(qkv_SO, start)
+            state = _append(state, k, v)
+            mixed = attend(q, *state, self._scoring)
+        if self._attention.has_gate:
+            mixed = mixed * self._split(qkv_SO)[3].sigmoid()
         return self._o(mixed, adapter), state
 
     def advance(self, *, state: State | None, start: int) -> State:
         """See `Mixing`."""
-        _, k, v, _ = self._project(self._recall("qkv"), start)
-        return _append(state, k, v)
+        qkv_SO = self._recall("qkv")
+        heads = self._find_told()
+        if heads is None:
+            return _append(state, *self._project(qkv_SO, start)[1:])
+        k, v = heads.split_keys(qkv_SO.numpy(), position=start)
+        return extend(state, torch.from_numpy(k), torch.from_numpy(v))
 
-    def _project(self, qkv_SO: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Return turned queries and keys, values [heads, s, w], and the gate if there is one."""
-        widths = [outputs for _, outputs in self._attention.qkv.parts]
-        q, k, v, *gate = qkv_SO.split(widths, dim=-1)
-        q, k, v = (self._separate(part) for part in (q, k, v))
+    def _find_told(self) -> NativeHeads | None:
+        """Return what goes around attention natively, where the engine has told what it gave."""
+        return self._heads if self._recall.has("attended") else None
+
+    def _split(self, qkv_SO: Tensor) -> tuple[Tensor, ...]:
+        return qkv_SO.split([outputs for _, outputs in self._attention.qkv.parts], dim=-1)
+
+    def _project(self, qkv_SO: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return turned queries and keys, and values, [heads, s, w] each."""
+        q, k, v = (self._separate(part) for part in self._split(qkv_SO)[:3])
         if self._norms is not None:
             q = self._recall.normalise(q, self._norms[0], self._epsilon)
             k = self._recall.normalise(k, self._norms[1], self._epsilon)
         rotary = self._attention.rotary
-        return turn(q, rotary, start=start), turn(k, rotary, start=start), v, gate
+        return turn(q, rotary, start=start), turn(k, rotary, start=start), v
 
-    def _attend(
-        self, q_HSW: Tensor, k_GSW: Tensor, v_GSW: Tensor, state: State | None
+    def _recall_mixed(
+        self, heads: NativeHeads, qkv_SO: Tensor, state: State | None, start: int
     ) -> tuple[Tensor, State]:
-        backward, scoring = self._recall.backward, self._scoring
-        if backward is None or not self._recall.has("attended"):
-            state = _append(state, k_GSW, v_GSW)
-            return attend(q_HSW, *state, scoring), state
-        state = _append(state, k_GSW.detach(), v_GSW.detach())
-        known = self._recall("attended"), *state
-        return NativeAttention.apply(q_HSW, k_GSW, v_GSW, known, scoring, backward), state
+        """Return what the engine has told of attention, and the next state."""
+        found = heads.split(qkv_SO.detach().numpy(), position=start)
+        q, k, v = (torch.from_numpy(each) for each in found)
+        state = extend(state, k, v)
+        known = Known(
+            q_HSW=q,
+            k_GTW=state[0],
+            v_GTW=state[1],
+            mixed_SO=self._recall("attended"),
+            position=start,
+        )
+        mixed = NativeAttention.apply(qkv_SO, known, heads, self._scoring)
+        return mixed, state
 
     def _separate(self, x_SO: Tensor) -> Tensor:
         return x_SO.view(len(x_SO), -1, self._attention.head_width).transpose(0, 1)

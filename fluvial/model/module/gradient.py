@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluvial.model.architecture.declaration import ActivationKind
+from fluvial.model.architecture.declaration import ActivationKind, Rotary
 
 Floats = NDArray[np.float32]
 
@@ -42,6 +42,18 @@ class Backward(Protocol):
         """Return the gradients by [s, gate | up], and with `gains`, by the gains."""
         ...
 
+    def turn(
+        self,
+        x_HSW: Floats,
+        y_HSW: Floats,
+        rotary: Rotary | None,
+        *,
+        position: int,
+        back: bool = False,
+    ) -> None:
+        """Write heads of tokens from `position` on to `y`, turned, or with `back` turned back."""
+        ...
+
     def attend_back(
         self,
         q_HSW: Floats,
@@ -57,6 +69,18 @@ class Backward(Protocol):
         ...
 
 
+class Joining(Protocol):
+    """Goes back from queries, keys and values to what a linear gave (`NativeHeads`)."""
+
+    native: Backward
+
+    def join(
+        self, qkv_SO: Floats, grads: tuple[Floats, Floats, Floats], *, position: int
+    ) -> Floats:
+        """Return the gradient by `qkv` from those by queries, keys and values."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     """How scores are made: `scale * q.k`, then the soft cap, over the last `window` tokens."""
@@ -64,6 +88,21 @@ class Scoring:
     scale: float
     window: int | None = None
     softcap: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What attention over tokens from `position` on was given and what it gave, without a graph.
+
+    Queries [h, s, w] are not scaled; keys and values [g, t, w] are all that are seen, the
+    new ones last.
+    """
+
+    q_HSW: Tensor
+    k_GTW: Tensor
+    v_GTW: Tensor
+    mixed_SO: Tensor
+    position: int
 
 
 class NativeNorm(torch.autograd.Function):
@@ -114,38 +153,35 @@ class NativeActivation(torch.autograd.Function):
 
 
 class NativeAttention(torch.autograd.Function):
-    """Attention whose result, `mixed` [s, h * w], the engine has told."""
+    """Attention, from queries, keys and values side by side, whose result the engine has told."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        q_HSW: Tensor,
-        k_GSW: Tensor,
-        v_GSW: Tensor,
-        known: tuple[Tensor, Tensor, Tensor],
+        qkv_SO: Tensor,
+        known: Known,
+        heads: Joining,
         scoring: Scoring,
-        backward: Backward,
     ) -> Tensor:
-        """Return `mixed`; `known` is that and all keys and values [g, t, w], the new ones last.
-
-        Only new keys and values get a gradient.
-        """
-        del k_GSW, v_GSW
-        mixed_SO, k_GTW, v_GTW = known
-        ctx.save_for_backward((q_HSW * scoring.scale).contiguous(), k_GTW, v_GTW, mixed_SO)
-        ctx.scoring, ctx.native = scoring, backward
-        return mixed_SO.view_as(mixed_SO)
+        """Return `known.mixed_SO`. Only what is new gets a gradient."""
+        ctx.save_for_backward(qkv_SO)
+        ctx.known, ctx.heads, ctx.scoring = known, heads, scoring
+        return known.mixed_SO.view_as(known.mixed_SO)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.native.attend_back(
-            *(each.numpy() for each in ctx.saved_tensors),
+        known, scoring = ctx.known, ctx.scoring
+        grad_q, grad_k, grad_v = ctx.heads.native.attend_back(
+            known.q_HSW.numpy() * np.float32(scoring.scale),
+            *(known.k_GTW.numpy(), known.v_GTW.numpy(), known.mixed_SO.numpy()),
             grad_outputs[0].contiguous().numpy(),
-            window=ctx.scoring.window,
-            softcap=ctx.scoring.softcap,
+            window=scoring.window,
+            softcap=scoring.softcap,
         )
-        grad_q, grad_k, grad_v = (torch.from_numpy(each) for each in found)
-        return grad_q.mul_(ctx.scoring.scale), grad_k, grad_v, None, None, None
+        grad_q *= np.float32(scoring.scale)
+        (qkv_SO,) = ctx.saved_tensors
+        found = ctx.heads.join(qkv_SO.numpy(), (grad_q, grad_k, grad_v), position=known.position)
+        return torch.from_numpy(found), None, None, None
 
 
 def _array(tensor: Tensor | None) -> Floats | None:

@@ -113,9 +113,9 @@ static void reduce_some(void *argument, size_t index) {
                                w->low_x + first * rank);
     kernels()->reduce_rows(w->grad + first * w->outputs, w->b, rows, rank, w->outputs,
                            w->low_grad + first * rank);
-    for (int64_t row = first; w->grad_x != NULL && row < first + rows; row++)
-        kernels()->expand_row(w->low_grad + row * rank, w->turned, rank, w->inputs, 0, w->inputs,
-                              w->grad_x + row * w->inputs);
+    if (w->grad_x != NULL)
+        kernels()->expand_rows(w->low_grad + first * rank, w->turned, rows, rank, w->inputs, 0,
+                               w->inputs, w->grad_x + first * w->inputs);
 }
 
 static void sum_some(void *argument, size_t index) {
@@ -171,31 +171,33 @@ typedef struct Attention {
     const float *q, *k, *v, *mixed, *grad;
     float *turned, *scores, *grad_k_by_head, *grad_v_by_head;
     float *grad_q, *grad_k, *grad_v;
-    int64_t heads, groups, stride;
+    int64_t heads, groups, stride, k_apart, v_apart;
     AttentionBack shape; /* sizes only */
 } Attention;
 
 static void turn_keys(void *argument, size_t index) {
     const Attention *a = argument;
     const int64_t tokens = a->shape.past + a->shape.rows, width = a->shape.width;
-    const float *k = a->k + (int64_t)index * tokens * width;
+    const float *k = a->k + (int64_t)index * a->k_apart;
     float *turned = a->turned + (int64_t)index * width * a->stride;
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t w = 0; w < width; w++) turned[w * a->stride + t] = k[t * width + w];
-    for (int64_t w = 0; w < width; w++)
-        for (int64_t t = tokens; t < a->stride; t++) turned[w * a->stride + t] = 0;
+    for (int64_t first = 0; first < a->stride; first += KEYS_AT_ONCE, k += KEYS_AT_ONCE * width) {
+        const int64_t count = least(KEYS_AT_ONCE, tokens - first);
+        for (int64_t w = 0; w < width; w++, turned += KEYS_AT_ONCE) {
+            for (int64_t t = 0; t < count; t++) turned[t] = k[t * width + w];
+            for (int64_t t = count; t < KEYS_AT_ONCE; t++) turned[t] = 0;
+        }
+    }
 }
 
 static void follow_head(void *argument, size_t index) {
     const Attention *a = argument;
     const int64_t head = (int64_t)index, group = head / (a->heads / a->groups);
     AttentionBack one = a->shape;
-    const int64_t tokens = one.past + one.rows;
     const int64_t new_k = one.rows * one.width, new_v = one.rows * one.value_width;
     one.q = a->q + head * new_k;
-    one.k = a->k + group * tokens * one.width;
+    one.k = a->k + group * a->k_apart;
     one.turned = a->turned + group * one.width * a->stride;
-    one.v = a->v + group * tokens * one.value_width;
+    one.v = a->v + group * a->v_apart;
     one.mixed = a->mixed + head * one.value_width;
     one.grad = a->grad + head * one.value_width;
     one.scores = a->scores + head * ROOM_PER_HEAD * a->stride;
@@ -242,17 +244,17 @@ static const char *attend_all(Attention *a) {
 }
 
 /* Gradients of attention from `rows` new tokens to `past` ones and themselves: `q` [heads][rows]
-   [width], scaled already; `k` and `v` [groups][past + rows][width]; `mixed` and `grad` [rows][heads]
-   [value_width]; `grad_q` as q; `grad_k` and `grad_v` [groups][rows][width], of the new tokens.
+   [width], scaled already; `k` and `v` [groups][past + rows][width], groups `k_apart` and `v_apart`
+   floats from one another; `mixed` and `grad` [rows][heads][value_width]; `grad_q` as q; `grad_k` and `grad_v` [groups][rows][width], of the new tokens.
    See back.h for the rest. */
 EXPORT const char *fluvial_attention_back(const float *q, const float *k, const float *v,
-                                          const float *mixed, const float *grad, int64_t heads,
-                                          int64_t groups, int64_t rows, int64_t past, int64_t width,
+                                          const float *mixed, const float *grad, int64_t k_apart,
+                                          int64_t v_apart, int64_t heads, int64_t groups, int64_t rows, int64_t past, int64_t width,
                                           int64_t value_width, int64_t window, float softcap,
                                           float threshold, float *grad_q, float *grad_k,
                                           float *grad_v) {
     if (heads < 1 || groups < 1 || heads % groups || rows < 0 || past < 0 || width < 1 ||
-        value_width < 1 || window < 0)
+        value_width < 1 || window < 0 || k_apart < 0 || v_apart < 0)
         return "sizes must be positive, and heads a multiple of groups";
     const char *wrong = choose_kernels();
     if (wrong != NULL || rows == 0) return wrong;
@@ -260,6 +262,7 @@ EXPORT const char *fluvial_attention_back(const float *q, const float *k, const 
     Attention a = {.q = q, .k = k, .v = v, .mixed = mixed, .grad = grad,
                    .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v,
                    .heads = heads, .groups = groups, .stride = stride,
+                   .k_apart = k_apart, .v_apart = v_apart,
                    .shape = {.rows = rows, .past = past, .width = width, .value_width = value_width,
                              .stride = stride, .mixed_stride = heads * value_width,
                              .window = window, .softcap = softcap, .threshold = threshold}};

@@ -11,7 +11,7 @@
 typedef struct AttentionBack {
     const float *q;       /* [rows][width] */
     const float *k;       /* [past + rows][width] */
-    const float *turned;  /* [width][stride]: the same keys the other way, zeros after the last */
+    const float *turned;  /* [stride / 32][width][32]: the same keys the other way, zeros after the last */
     const float *v;       /* [past + rows][value_width] */
     const float *mixed;   /* [rows], `mixed_stride` apart, [value_width] */
     const float *grad;    /* the same */

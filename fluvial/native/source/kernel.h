@@ -44,10 +44,10 @@
        int64_t first, int64_t end, float *y))                                                      \
     /* low[r] = sum over k of x[k] * a[k][r], an adapter's first half. */                          \
     K(void, reduce_row, (const float *x, const float *a, int64_t inputs, int64_t rank, float *low)) \
-    /* y[n] += sum over r of low[r] * b[r][n] for n in [first, end): its second half. */           \
-    K(void, expand_row,                                                                            \
-      (const float *low, const float *b, int64_t rank, int64_t outputs, int64_t first,             \
-       int64_t end, float *y))                                                                     \
+    /* y[s][n] += sum over r of low[s][r] * b[r][n] for n in [first, end): its second half. */     \
+    K(void, expand_rows,                                                                           \
+      (const float *low, const float *b, int64_t rows, int64_t rank, int64_t outputs,              \
+       int64_t first, int64_t end, float *y))                                                      \
     /* Norm, turn and scale one head. */                                                           \
     K(void, turn_head, (const Turn *turn, const float *x, int64_t width, float *y))                \
     /* Put the key and the value of the token at `position` into their page. */                    \

@@ -151,7 +151,7 @@ INLINE void score_tile(const AttentionBack *a, int64_t query, int queries, int64
         sums[i][0] = sums[i][1] = v_set(0);
     }
     for (int64_t w = 0; w < a->width; w++) {
-        const float *keys = a->turned + w * a->stride + key;
+        const float *keys = a->turned + key * a->width + w * KEYS_AT_ONCE;
         const V16 first = v_load(keys), second = v_load(keys + 16);
         for (int i = 0; i < 4; i++) {
             const V16 value = v_set(q[i][w]);
@@ -190,11 +190,21 @@ INLINE float take_exponents(float *scores, int64_t first, int64_t end, float *mo
     return v_sum(sum);
 }
 
-/* List the keys of [first, end) whose exponent is more than `least`. */
+/* List the keys of [first, end) whose exponent is more than `least`, and whatever after them. */
 INLINE int64_t list_keys(const float *exponents, int64_t first, int64_t end, float least,
                          int32_t *keys) {
     int64_t count = 0;
     for (int64_t t = first / 16 * 16; t < end; t += 16) {
+#if defined(HAS_AVX512)
+        uint32_t more = _mm512_cmp_ps_mask(v_load(exponents + t), v_set(least), _CMP_GT_OQ);
+        if (t < first) more &= 0xffffu << (first - t);
+        if (t + 16 > end) more &= 0xffffu >> (t + 16 - end);
+        if (!more) continue;
+        const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const __m512i all = _mm512_add_epi32(lanes, _mm512_set1_epi32((int32_t)t));
+        _mm512_storeu_si512(keys + count, _mm512_maskz_compress_epi32((__mmask16)more, all));
+        count += __builtin_popcount(more);
+#else
         int any = 0;
         for (int i = 0; i < 16; i++) any |= exponents[t + i] > least;
         if (!any) continue;
@@ -202,6 +212,7 @@ INLINE int64_t list_keys(const float *exponents, int64_t first, int64_t end, flo
             keys[count] = (int32_t)key;
             count += exponents[key] > least;
         }
+#endif
     }
     return count;
 }
@@ -228,27 +239,51 @@ static void gather_rows(const float *x, int64_t width, const int32_t *rows, cons
     }
 }
 
+/* found[i] = x . rows[keys[i]] for four keys. */
+INLINE void dot_four(const float *x, const float *rows, const int32_t *keys, int64_t width,
+                     float *found) {
+    V16 sums[4];
+    for (int i = 0; i < 4; i++) sums[i] = v_set(0);
+    for (int64_t w = 0; w < width; w += 16) {
+        const V16 some = load_some(x + w, width - w);
+        for (int i = 0; i < 4; i++) {
+            const V16 row = load_some(rows + keys[i] * width + w, width - w);
+            sums[i] = v_fma(row, some, sums[i]);
+        }
+    }
+    for (int i = 0; i < 4; i++) found[i] = v_sum(sums[i]);
+}
+
+/* changes[i]: how the gradient by what was mixed points along the value of the i-th key. */
+INLINE void dot_values(const AttentionBack *a, const float *grad, int64_t count) {
+    const int64_t width = a->value_width;
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) dot_four(grad, a->v, a->followed + i, width, a->changes + i);
+    for (; i < count; i++) a->changes[i] = dot(grad, a->v + a->followed[i] * width, width);
+}
+
 static void follow_row(const AttentionBack *a, int64_t row, float *scores) {
     const int64_t end = a->past + row + 1, value_width = a->value_width;
     const int64_t first = a->window > 0 && end > a->window ? end - a->window : 0;
-    if (a->softcap != 0) cap_scores(scores, first / 16 * 16, end, a->softcap);
+    const int capped = a->softcap != 0;
+    if (capped) cap_scores(scores, first / 16 * 16, end, a->softcap);
     float most;
-    const float sum = take_exponents(scores, first, end, &most);
-    const float *grad = a->grad + row * a->mixed_stride;
+    const float sum = take_exponents(scores, first, end, &most), inverse = 1 / sum;
+    const float *grad = a->grad + row * a->mixed_stride, *q = a->q + row * a->width;
     const float along = dot(a->mixed + row * a->mixed_stride, grad, value_width);
     const int64_t count = list_keys(scores, first, end, a->threshold * sum, a->followed);
+    dot_values(a, grad, count);
     for (int64_t i = 0; i < count; i++) {
-        const int64_t key = a->followed[i];
-        const float share = scores[key] / sum;
-        float change = share * (dot(grad, a->v + key * value_width, value_width) - along);
-        if (a->softcap != 0) {
+        const int64_t key = a->followed[i], new = key - a->past;
+        const float share = scores[key] * inverse;
+        float change = share * (a->changes[i] - along);
+        if (capped) {
             const float bent = (logf(scores[key]) + most) / a->softcap;
             change *= 1 - bent * bent;
         }
         a->changes[i] = change;
-        if (key < a->past) continue;
-        const int64_t new = key - a->past;
-        add_scaled(a->grad_k + new * a->width, a->q + row * a->width, change, a->width);
+        if (new < 0) continue;
+        add_scaled(a->grad_k + new * a->width, q, change, a->width);
         add_scaled(a->grad_v + new * value_width, grad, share, value_width);
     }
     gather_rows(a->k, a->width, a->followed, a->changes, count, a->grad_q + row * a->width);

@@ -585,23 +585,40 @@ void KERNEL(reduce_row)(const float *x, const float *a, int64_t inputs, int64_t 
     }
 }
 
-/* y[n] += sum over r of low[r] * b[r][n], for n in [first, end). */
-void KERNEL(expand_row)(const float *low, const float *b, int64_t rank, int64_t outputs,
-                       int64_t first, int64_t end, float *y) {
+/* As `expand_rows`, for a number of rows known where this is expanded. */
+INLINE void expand_some(const float *low, const float *b, int64_t rank, int64_t outputs,
+                        int64_t first, int64_t end, float *y, const int rows) {
+    const float ones[TILE] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    const Lanes one = load_lanes(ones);
     int64_t n = first;
     for (; n + TILE <= end; n += TILE) {
-        Lanes change = zero_lanes();
-        for (int64_t r = 0; r < rank; r++)
-            change = add_scaled(change, load_lanes(b + r * outputs + n), low[r]);
-        float part[TILE];
-        store_lanes(part, change);
-        for (int i = 0; i < TILE; i++)
-            y[n + i] += part[i];
+        Lanes change[4];
+        for (int i = 0; i < rows; i++) change[i] = zero_lanes();
+        for (int64_t r = 0; r < rank; r++) {
+            const Lanes some = load_lanes(b + r * outputs + n);
+            for (int i = 0; i < rows; i++)
+                change[i] = add_scaled(change[i], some, low[i * rank + r]);
+        }
+        for (int i = 0; i < rows; i++) {
+            float *at = y + i * outputs + n;
+            store_lanes(at, add_product(load_lanes(at), change[i], one));
+        }
     }
-    for (; n < end; n++) {
-        float change = 0;
-        for (int64_t r = 0; r < rank; r++)
-            change += low[r] * b[r * outputs + n];
-        y[n] += change;
-    }
+    for (; n < end; n++)
+        for (int i = 0; i < rows; i++) {
+            float change = 0;
+            for (int64_t r = 0; r < rank; r++)
+                change += low[i * rank + r] * b[r * outputs + n];
+            y[i * outputs + n] += change;
+        }
+}
+
+/* y[s][n] += sum over r of low[s][r] * b[r][n], for n in [first, end). */
+void KERNEL(expand_rows)(const float *low, const float *b, int64_t rows, int64_t rank,
+                         int64_t outputs, int64_t first, int64_t end, float *y) {
+    int64_t s = 0;
+    for (; s + 4 <= rows; s += 4)
+        expand_some(low + s * rank, b, rank, outputs, first, end, y + s * outputs, 4);
+    for (; s < rows; s++)
+        expand_some(low + s * rank, b, rank, outputs, first, end, y + s * outputs, 1);
 }

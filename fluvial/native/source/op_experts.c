@@ -188,8 +188,8 @@ static void add_up(void *argument, size_t index) {
         float *y = work->y + token * inputs;
         memset(y, 0, (size_t)inputs * sizeof *y);
         for (int64_t i = token * active; i < (token + 1) * active; i++)
-            kernels()->expand_row(&work->weights[i], work->out + work->place[i] * inputs, 1,
-                                  inputs, 0, inputs, y);
+            kernels()->expand_rows(&work->weights[i], work->out + work->place[i] * inputs, 1, 1,
+                                   inputs, 0, inputs, y);
     }
 }
 

@@ -109,11 +109,12 @@ static void run(void *argument, size_t index) {
     else
         kernels()->multiply_rows(m, &work->rounded, work->bias, tile, last, first, end, work->y);
     const int64_t edge = last * TILE < m->outputs ? last * TILE : m->outputs;
-    for (int64_t row = first; row < end && rank > 0; row++) {
+    for (int64_t row = first, rows; row < end && rank > 0; row += rows) {
         const float *a = find_a(work, row);
+        for (rows = 1; row + rows < end && find_a(work, row + rows) == a;) rows++;
         if (a != NULL)
-            kernels()->expand_row(work->low + row * rank, a + m->inputs * rank, rank, m->outputs,
-                                  tile * TILE, edge, work->y + row * m->outputs);
+            kernels()->expand_rows(work->low + row * rank, a + m->inputs * rank, rows, rank,
+                                   m->outputs, tile * TILE, edge, work->y + row * m->outputs);
     }
 }
 
