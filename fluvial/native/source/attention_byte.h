@@ -7,6 +7,9 @@
 
 enum { GROUP = 4 * PAGE };
 
+/* For what does not depend on the number of queries: compiled once, not for each of them. */
+#define ONCE __attribute__((noinline))
+
 /* ---- writing ------------------------------------------------------------------------------- */
 
 INLINE V16 magnitude(V16 x) { return v_max(x, v_sub(v_set(0), x)); }
@@ -64,7 +67,7 @@ typedef struct {
     float scale[QUERIES];
 } Questions;
 
-INLINE void round_query(const float *q, int64_t width, int i, Questions *out) {
+static ONCE void round_query(const float *q, int64_t width, int i, Questions *out) {
     V16 most = v_set(0), sound = v_set(0);
     for (int64_t d = 0; d < width; d += 16) {
         const V16 some = load_some(q + d, width - d);
@@ -122,8 +125,8 @@ typedef struct {
 
 /* weights[k % SPAN] of keys [low, high) times their values' scales, rounded; none elsewhere in the
    pages of [first, end). */
-INLINE void round_weights(const Memory *m, int64_t first, int64_t end, int64_t low, int64_t high,
-                          float *weights, int i, Shares *out) {
+static ONCE void round_weights(const Memory *m, int64_t first, int64_t end, int64_t low,
+                               int64_t high, float *weights, int i, Shares *out) {
     const int64_t scales = padded_width(m->value_width) * PAGE;
     V16 most = v_set(0), sound = v_set(0), sum = v_set(0);
     for (int64_t page = first / PAGE; page * PAGE < end; page++) {

@@ -105,7 +105,9 @@ INLINE Bytes64 load_bytes(const uint8_t *at) {
 
 INLINE Exact exact_start(int32_t weights) { return (Exact){0} - 128 * weights; }
 
-INLINE Exact exact_add(Exact sum, Bytes64 bytes, const int8_t *four) {
+/* Not inlined: unrolled, these loops made a compiler work for half a minute. */
+static __attribute__((noinline, unused)) Exact exact_add(Exact sum, Bytes64 bytes,
+                                                         const int8_t *four) {
     int16_t w[4];
     memcpy(w, four, sizeof w);
     for (int lane = 0; lane < 16; lane++)

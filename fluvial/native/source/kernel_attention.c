@@ -40,8 +40,8 @@ void KERNEL(keep_token)(const Memory *memory, int64_t position, const float *key
 }
 
 /* Turn scores of keys [first, end) into weights exp(score - most); others get none. */
-INLINE void weigh(const Memory *m, const Asked *asked, int i, int64_t first, int64_t end,
-                  float *scores, Found *found) {
+static ONCE void weigh(const Memory *m, const Asked *asked, int i, int64_t first, int64_t end,
+                       float *scores, Found *found) {
     const int64_t low = asked->low[i] > first ? asked->low[i] : first;
     const int64_t high = asked->high[i] < end ? asked->high[i] : end;
     const int64_t filled = (end + PAGE - 1) / PAGE * PAGE;
