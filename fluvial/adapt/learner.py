@@ -20,7 +20,7 @@ from fluvial.adapt.bounding import Settlement, scale_tensors
 from fluvial.adapt.drift import Probe, settle
 from fluvial.adapt.live import Live
 from fluvial.adapt.rule import ChunkResult, Place, Rule, keep_last
-from fluvial.adapt.step import Memory, step
+from fluvial.adapt.step import Memory, Pace, take_step
 from fluvial.adapt.tally import Tally
 from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
 from fluvial.model.adapter import Tensors, create_tensors
@@ -261,21 +261,24 @@ class Learner:
 
     @torch.no_grad()
     def _update(self, state: _Session, *, share: int) -> bool:
-        trained = state.live.trained
-        norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), self._rule.clip)
-        gradients = {name: t.grad for name, t in trained.items() if t.grad is not None}
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            # Steps don't shrink with the evidence, so a short chunk gets one in proportion.
-            part = min(1.0, share / self._rule.chunk_tokens)
-            for name, each in step(self._rule.method, gradients, state.memory).items():
-                trained[name].sub_(each, alpha=part * self._choose_rate(name))
-                if not name.endswith(".a"):  # the base has none of the others
-                    trained[name].mul_(1 - part * self._rule.decay)
+        # Steps don't shrink with the evidence, so a short chunk gets one in proportion.
+        part = min(1.0, share / self._rule.chunk_tokens)
+        kept = 1 - part * self._rule.decay
+        paces = {  # of A nothing decays: the base has none of the others
+            name: Pace(part * self._choose_rate(name), 1.0 if name.endswith(".a") else kept)
+            for name in state.live.trained
+        }
+        moved = take_step(
+            self._rule.method,
+            state.live.trained,
+            state.memory,
+            paces=paces,
+            clip=self._rule.clip,
+            native=isinstance(self._tracer, RecordedTracer),
+        )
+        if moved:
             state.live.touch()
-        for tensor in trained.values():
-            tensor.grad = None
-        return finite
+        return moved
 
     def _choose_rate(self, name: str) -> float:
         group, _, kind = name.rpartition(".")

@@ -3,15 +3,19 @@
 All but Adam's are made the same size: the root mean square of a tensor's step is its rate.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fluvial.adapt.rule import Method
+from fluvial.engine.adam import measure_norm, take_adam_step
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
+CLIP_EPSILON = 1e-6
 ROUNDS = 5
 """Of Newton-Schulz in Muon's step; coefficients from https://kellerjordan.github.io/posts/muon/"""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -24,6 +28,72 @@ class Memory:
     count: int = 0
     first: dict[str, Tensor] = field(default_factory=dict)
     second: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Pace(NamedTuple):
+    """How far a tensor moves, and what is kept of it after that."""
+
+    rate: float
+    kept: float = 1.0
+
+
+def take_step(
+    method: Method,
+    trained: Mapping[str, Tensor],
+    memory: Memory,
+    *,
+    paces: Mapping[str, Pace],
+    clip: float,
+    native: bool,
+) -> bool:
+    """Move what has a gradient, whose norm is brought down to `clip`; `native`: by native code.
+
+    Returns False, and moves nothing, where the norm is not finite. Gradients are gone afterwards.
+    """
+    gradients = {name: each.grad for name, each in trained.items() if each.grad is not None}
+    for each in trained.values():
+        each.grad = None
+    if native and method == "adam":
+        return _take_natively(trained, gradients, memory, paces=paces, clip=clip)
+    norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+    if not torch.isfinite(norm):
+        return False
+    for gradient in gradients.values():
+        gradient.mul_((clip / (norm + CLIP_EPSILON)).clamp(max=1))
+    for name, change in step(method, gradients, memory).items():
+        trained[name].sub_(change, alpha=paces[name].rate).mul_(paces[name].kept)
+    return True
+
+
+def _take_natively(
+    trained: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    memory: Memory,
+    *,
+    paces: Mapping[str, Pace],
+    clip: float,
+) -> bool:
+    slopes = [each.contiguous().numpy() for each in gradients.values()]
+    norm = measure_norm(slopes)
+    if not math.isfinite(norm):
+        return False
+    memory.count += 1
+    averages = [
+        [kept.setdefault(name, torch.zeros_like(each)).numpy() for name, each in gradients.items()]
+        for kept in (memory.first, memory.second)
+    ]
+    take_adam_step(
+        [trained[name].detach().numpy() for name in gradients],
+        slopes,
+        *averages,
+        rates=[paces[name].rate for name in gradients],
+        kept=[paces[name].kept for name in gradients],
+        scale=min(1.0, clip / (norm + CLIP_EPSILON)),
+        decays=(FIRST_DECAY, SECOND_DECAY),
+        epsilon=EPSILON,
+        steps=memory.count,
+    )
+    return True
 
 
 def step(method: Method, gradients: Mapping[str, Tensor], memory: Memory) -> dict[str, Tensor]:
