@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         le=256,
         description="Rank of the adapter on every linear layer; 0 chooses it for the model.",
     )
+    calibrate: bool = Field(
+        True,
+        description="Whether first factors keep away from what the model does in all its answers; "
+        "see `fluvial adapt calibrate`. Off: they are random.",
+    )
     learn_a: bool = Field(
         False, description="Whether both factors of a low-rank term learn, or only the second."
     )
@@ -117,10 +122,10 @@ class Settings(BaseSettings):
         3e-3, gt=0, le=1, description="Step size of first factors and gains, where they learn."
     )
     weight_rate: float = Field(
-        6.4e-4, gt=0, le=1, description="Step of the weights, relative to their size."
+        1.2e-3, gt=0, le=1, description="Step of the weights, relative to their size."
     )
     decay: float = Field(
-        2e-3, ge=0, lt=1, description="Share of what was learned that each step takes off again."
+        1e-2, ge=0, lt=1, description="Share of what was learned that each step takes off again."
     )
     chunk_tokens: int = Field(
         64, ge=16, le=4096, description="Tokens scored, then learned from, at once."
@@ -144,7 +149,7 @@ class Settings(BaseSettings):
     depth: float = Field(
         1.0, gt=0, le=1, description="Share of the layers that learn, from the last one down."
     )
-    version_tokens: int = Field(2048, ge=16, description="Tokens read between two saved versions.")
+    version_tokens: int = Field(8192, ge=16, description="Tokens read between two saved versions.")
     drift_budget: float = Field(
         0.04,
         gt=0,

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "fluvial").rglob("*.py"))
 WITH_TORCH = {
     "fluvial.model.module",
+    "fluvial.adapt.calibration",
     "fluvial.adapt.drift",
     "fluvial.adapt.learner",
     "fluvial.adapt.live",

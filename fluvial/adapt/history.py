@@ -11,6 +11,7 @@ from fluvial.adapt.naming import name_version
 from fluvial.errors import ConflictError, ModelError, NotFoundError
 from fluvial.model.adapter import Adaptable, Adapter, Tensors
 from fluvial.model.adapter_file import decode, encode, hash_bytes
+from fluvial.model.basis import Bases
 from fluvial.store.file import write_atomically
 from fluvial.store.store import Store
 from fluvial.types import (
@@ -49,15 +50,18 @@ class History:
         kept: int = LEAST_KEPT,
         limits: Limits = NO_LIMITS,
         on_drop: OnDrop | None = None,
+        bases: Bases | None = None,
     ) -> None:
         """Keep the tensors of the `kept` versions last used in memory, 1 or more.
 
         Every token of an answer asks for its version: `kept` under the number of answers that are
         written at once has files read for each of them. `on_drop` is told of what is deleted.
+        `bases` are those that versions may stand on.
         """
         self._store = store
         self._declaration = declaration
         self._checkpoint = checkpoint
+        self._bases = bases
         self._cache = AdapterCache(kept=kept)
         self._keeper = Keeper(store, limits=limits, release=self.release)
         self._on_drop = on_drop
@@ -95,7 +99,20 @@ class History:
 
     def decode(self, data: bytes) -> Tensors:
         """Read an adapter's file and hold it against the model. Raises ModelError."""
-        return decode(data, declaration=self._declaration, checkpoint=self._checkpoint)
+        return decode(
+            data,
+            declaration=self._declaration,
+            checkpoint=self._checkpoint,
+            bases=self._bases,
+        )
+
+    def _encode(self, tensors: Tensors) -> bytes:
+        basis = None
+        if self._bases is not None:
+            basis = self._bases.match(tensors, checkpoint=self._checkpoint)
+        return encode(
+            tensors, checkpoint=self._checkpoint, declaration=self._declaration, basis=basis
+        )
 
     def open_publication(self, session: Session, publication: Publication) -> Tensors:
         """Return the tensors of a published version, for a session of the same base.
@@ -150,7 +167,7 @@ class History:
             notes=tuple(notes),
             rule=rule,
         )
-        data = encode(tensors, checkpoint=self._checkpoint, declaration=self._declaration)
+        data = self._encode(tensors)
         return self._put(
             session, draft, data, reading=reading, tokens_read=tokens_read, status=status
         )
@@ -171,7 +188,7 @@ class History:
 
         Raises ModelError, too, when they do not fit the model or are not finite.
         """
-        data = encode(tensors, checkpoint=self._checkpoint, declaration=self._declaration)
+        data = self._encode(tensors)
         self.decode(data)
         draft = Version(
             session=session.id,

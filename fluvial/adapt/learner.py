@@ -7,7 +7,7 @@ version before alone: windows and the rule's memory begin anew there.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,26 @@ class Learner:
             self._tracer = ComputedTracer(checkpoint)
         self._probe = Probe(probe, self._tracer)
         self._budget = drift_budget
+        self._basis: Tensors = {}
         self._sessions: dict[str, _Session] = {}
 
     def use_threads(self, threads: int) -> None:
         """Compute with this many threads from now on."""
         self._tracer.use_threads(threads)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that sessions learn by."""
+        return self._rule
+
+    @property
+    def measure_inputs(self) -> Callable[[Sequence[int]], Mapping[str, NDArray[np.float32]]] | None:
+        """What tells the inputs of each linear for a text, [s, i]; None where nothing can."""
+        return self._tracer.measure_inputs if isinstance(self._tracer, RecordedTracer) else None
+
+    def stand_on(self, basis: Tensors) -> None:
+        """Let sessions that start from the base have these first factors."""
+        self._basis = basis
 
     def load(self, session: str, tensors: Tensors | None) -> None:
         """Start or restart a session from `tensors` (None: the base)."""
@@ -100,6 +115,7 @@ class Learner:
         if tensors is None:
             rule = self._rule
             tensors = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
+            tensors |= self._basis
         self._sessions[session] = _Session(Live(tensors, rule=self._rule))
 
     def drop(self, session: str) -> None:

@@ -41,8 +41,12 @@ class LearnerProcess:
         graph_dir: Path | None = None,
         positions: int = 4096,
         drift_budget: float | None = None,
+        bases_dir: Path | None = None,
     ) -> None:
-        """Learn as `Learner` does; `threads` 0 lets it choose."""
+        """Learn as `Learner` does; `threads` 0 lets it choose.
+
+        New sessions stand on the basis in `bases_dir`, which is made if need be; None: on none.
+        """
         self.rule = rule
         self.state: State = "off"
         self.generation = 0
@@ -55,6 +59,7 @@ class LearnerProcess:
             "graph_dir": None if graph_dir is None else str(graph_dir),
             "positions": positions,
             "drift_budget": drift_budget,
+            "bases_dir": None if bases_dir is None else str(bases_dir),
         }
         self._process: Child | None = None
         self._lock = threading.Lock()

@@ -15,11 +15,13 @@ from typing import Any, BinaryIO
 
 import safetensors.numpy
 
+from fluvial.adapt.calibration import ensure_basis
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.probe import load_probe
 from fluvial.adapt.rule import Rule
 from fluvial.errors import FluvialError
 from fluvial.frame import ClosedError, read_frame, write_frame
+from fluvial.model.basis import Bases
 from fluvial.model.opening import open_model, open_tokenizer
 
 NICENESS = 10
@@ -51,14 +53,19 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
 def _open(header: dict[str, Any]) -> Learner:
     checkpoint = open_model(Path(header["path"]), sha256=header["sha256"])
     graph_dir, budget = header["graph_dir"], header["drift_budget"]
-    return Learner(
+    tokenizer = open_tokenizer(checkpoint)
+    learner = Learner(
         checkpoint,
         rule=Rule(**header["rule"]),
         graph_dir=None if graph_dir is None else Path(graph_dir),
         positions=header["positions"],
-        probe=open_tokenizer(checkpoint).encode(load_probe()),
+        probe=tokenizer.encode(load_probe()),
         drift_budget=float("inf") if budget is None else budget,
     )
+    if header["bases_dir"] is not None:
+        bases = Bases(Path(header["bases_dir"]))
+        ensure_basis(learner, checkpoint, bases=bases, tokenizer=tokenizer)
+    return learner
 
 
 def _answer(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:

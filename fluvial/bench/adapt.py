@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fluvial.adapt.bounding import Settlement
+from fluvial.adapt.calibration import ensure_basis
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.probe import load_probe
 from fluvial.adapt.rule import Rule
@@ -22,6 +23,7 @@ from fluvial.bench.text import read_text
 from fluvial.config import Settings
 from fluvial.model.adapter import Tensors
 from fluvial.model.adapter_file import encode
+from fluvial.model.basis import FOLDER, Bases, Basis
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 from fluvial.model.tokenizer import Tokenizer
@@ -61,6 +63,7 @@ class _Model:
     learner: Learner
     rule: Rule
     first: int
+    basis: Basis | None
 
     def count_bytes(self, ids: Sequence[int]) -> int:
         return sum(len(self.tokenizer.token_bytes(token)) for token in ids)
@@ -101,8 +104,8 @@ def run(
     """
     texts = [(path, read_text(path)) for path in files]
     foreign = None if unrelated is None else read_text(unrelated)
-    model = _open(model_path, settings)
-    beside = None if beside_path is None else _open(beside_path, settings)
+    model = _open(model_path, settings, learns=True)
+    beside = None if beside_path is None else _open(beside_path, settings, learns=False)
     limit = QUICK_TOKENS if quick else tokens
     ids = None if foreign is None else model.tokenizer.encode(foreign)[:UNRELATED_TOKENS]
     before = {
@@ -131,7 +134,7 @@ def run(
     }
 
 
-def _open(path: Path, settings: Settings) -> _Model:
+def _open(path: Path, settings: Settings, *, learns: bool) -> _Model:
     checkpoint = open_checkpoint(path)
     tokenizer = open_tokenizer(checkpoint)
     positions = min(settings.context_tokens, checkpoint.declaration.context_tokens)
@@ -146,6 +149,10 @@ def _open(path: Path, settings: Settings) -> _Model:
         most_windows=LONG_WINDOWS,
     )
     learner.use_threads(settings.learner_threads or 1)
+    basis = None
+    if learns and settings.calibrate:
+        bases = Bases(settings.data_dir / FOLDER)
+        basis = ensure_basis(learner, checkpoint, bases=bases, tokenizer=tokenizer)
     return _Model(
         name=path.parent.name if path.stem == "model" else path.stem,
         checkpoint=checkpoint,
@@ -153,6 +160,7 @@ def _open(path: Path, settings: Settings) -> _Model:
         learner=learner,
         rule=rule,
         first=choose_first_token(tokenizer),
+        basis=basis,
     )
 
 
@@ -264,7 +272,8 @@ def _measure_damage(
 
 def _count_bytes(model: _Model, tensors: Tensors) -> int:
     declaration, sha256 = model.checkpoint.declaration, model.checkpoint.sha256
-    return len(encode(tensors, checkpoint=sha256, declaration=declaration))
+    basis = model.basis
+    return len(encode(tensors, checkpoint=sha256, declaration=declaration, basis=basis))
 
 
 def _read_beside(beside: _Model, text: str, row: dict[str, Any]) -> float:

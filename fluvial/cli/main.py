@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from fluvial import __version__
+from fluvial.cli.adapt import adapt
 from fluvial.cli.bench import bench
 from fluvial.cli.chat import chat
 from fluvial.cli.config import config
@@ -29,7 +30,7 @@ def cli() -> None:
     """Fluvial: a self-hosted assistant that adapts while it reads."""
 
 
-for command in (serve, chat, read, sessions, models, config, bench):
+for command in (serve, chat, read, sessions, models, adapt, config, bench):
     cli.add_command(command)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,36 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from fluvial.errors import ModelError
-from fluvial.model.adapter import Adaptable, Adapter, Tensors, list_shapes
+from fluvial.model.adapter import Adaptable, Tensors, list_shapes
+from fluvial.model.basis import Bases, Basis
 from fluvial.model.compact import compact, expand
 
-FORMAT, FIRST_FORMAT = "fluvial-adapter-2", "fluvial-adapter-1"
-"""The first one kept every tensor, in float32; it is still read."""
+BASED_FORMAT, FORMAT, FIRST_FORMAT = (f"fluvial-adapter-{number}" for number in (3, 2, 1))
+"""The third stands on a basis; the first kept every tensor, in float32. All are read."""
 
 
 def encode(
-    tensors: Tensors, *, checkpoint: str, declaration: Adaptable | None = None, seed: int = 0
+    tensors: Tensors,
+    *,
+    checkpoint: str,
+    declaration: Adaptable | None = None,
+    seed: int = 0,
+    basis: Basis | None = None,
 ) -> bytes:
     """Serialise as safetensors; the header names the checkpoint (sha256) the tensors belong to.
 
     With the model's declaration, which they must fit, what can be made again is left out
-    (`compact`); first factors may have been drawn from `seed`. Equal tensors give equal bytes.
+    (`compact`); first factors may have been drawn from `seed`, or be those of `basis`. Equal
+    tensors give equal bytes.
     """
     kept: dict[str, NDArray[Any]] = dict(tensors)
     metadata = {"format": FIRST_FORMAT, "checkpoint": checkpoint}
     if declaration is not None:
-        kept = compact(tensors, declaration=declaration, seed=seed)
+        shared = None if basis is None else basis.tensors
+        kept = compact(tensors, declaration=declaration, seed=seed, basis=shared)
         metadata |= {"format": FORMAT, "seed": str(seed)}
+        if basis is not None:
+            metadata |= {"format": BASED_FORMAT, "basis": basis.sha256}
     data = safetensors.numpy.save(kept, metadata=metadata)
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -42,11 +51,12 @@ def encode(
 
 
 def decode(
-    data: bytes, *, declaration: Adaptable, checkpoint: str
+    data: bytes, *, declaration: Adaptable, checkpoint: str, bases: Bases | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """Read what `encode` wrote and hold it against the model.
 
-    Raises ModelError when the bytes are damaged, belong to another checkpoint, or do not fit.
+    Raises ModelError when the bytes are damaged, belong to another checkpoint, or do not fit, or
+    when `bases` lacks the one it stands on.
     """
     header = _read_header(data)
     if header.get("checkpoint") != checkpoint:
@@ -61,27 +71,23 @@ def decode(
             raise ValueError("its seed is out of range")
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"the adapter file is damaged: {error}") from None
-    if header["format"] == FORMAT:
-        tensors = expand(tensors, declaration=declaration, seed=seed)
+    if header["format"] != FIRST_FORMAT:
+        basis = _find_basis(header, bases)
+        tensors = expand(tensors, declaration=declaration, seed=seed, basis=basis)
     _check(tensors, declaration=declaration)
     return tensors
 
 
+def _find_basis(header: dict[str, str], bases: Bases | None) -> Tensors | None:
+    if header["format"] != BASED_FORMAT:
+        return None
+    if bases is None:
+        raise ModelError("the adapter stands on a basis, and there are none here")
+    return bases.load(str(header.get("basis"))).tensors
+
+
 def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def load(path: Path, *, key: str, declaration: Adaptable, checkpoint: str, sha256: str) -> Adapter:
-    """Read one saved version; raises ModelError when its bytes are not those that were saved."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"the saved version {key} can't be read: {error}") from None
-    if hash_bytes(data) != sha256:
-        raise ModelError(
-            f"the saved version {key} is damaged (its checksum differs); restore another"
-        )
-    return Adapter(key, decode(data, declaration=declaration, checkpoint=checkpoint))
 
 
 def _read_header(data: bytes) -> dict[str, str]:
@@ -91,7 +97,7 @@ def _read_header(data: bytes) -> dict[str, str]:
             raise ValueError("its header length is out of range")
         header = json.loads(data[8 : 8 + length])
         metadata = header.get("__metadata__", {})
-        if metadata.get("format") not in (FORMAT, FIRST_FORMAT):
+        if metadata.get("format") not in (BASED_FORMAT, FORMAT, FIRST_FORMAT):
             raise ValueError("it is not a Fluvial adapter")
     except (ValueError, AttributeError) as error:
         raise ModelError(f"the adapter file is damaged: {error}") from None

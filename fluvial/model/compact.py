@@ -1,7 +1,8 @@
 """Leave out of a stored adapter what can be made again: lossless, and a fifth of the size or less.
 
-A first factor that was drawn from a seed is drawn again; gains that are zero are left out; numbers
-that float16 holds exactly are kept in it, as those of a settled version are.
+A first factor that was drawn from a seed is drawn again, one of a basis is taken from there; gains
+that are zero are left out; numbers that float16 holds exactly are kept in it, as those of a settled
+version are.
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ MOST_RANK = 1024
 KINDS = ("float16", "float32")
 
 
-def compact(tensors: Tensors, *, declaration: Adaptable, seed: int) -> dict[str, NDArray[Any]]:
-    """Return what must be stored of tensors that fit the model, for `expand` with the same seed."""
-    drawn = create_tensors(declaration, rank=_find_rank(tensors), seed=seed)
+def compact(
+    tensors: Tensors, *, declaration: Adaptable, seed: int, basis: Tensors | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return what must be stored of tensors that fit the model, for `expand` with the same rest."""
+    drawn = create_tensors(declaration, rank=_find_rank(tensors), seed=seed) | dict(basis or {})
     return {
         name: _narrow(array)
         for name, array in tensors.items()
@@ -28,14 +31,16 @@ def compact(tensors: Tensors, *, declaration: Adaptable, seed: int) -> dict[str,
     }
 
 
-def expand(kept: Arrays, *, declaration: Adaptable, seed: int) -> dict[str, NDArray[np.float32]]:
+def expand(
+    kept: Arrays, *, declaration: Adaptable, seed: int, basis: Tensors | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Return the tensors of which `kept` was made. Raises ModelError when that is not possible."""
     rank = _find_rank(kept)
     shapes = list_shapes(declaration, rank=rank)
     missing = [name for name in shapes if name not in kept and not _can_be_made(name)]
     if missing:
         raise ModelError(f"the adapter file lacks {missing[0]!r}")
-    made = create_tensors(declaration, rank=rank, seed=seed)
+    made = create_tensors(declaration, rank=rank, seed=seed) | dict(basis or {})
     return made | {name: _widen(name, array) for name, array in kept.items()}
 
 

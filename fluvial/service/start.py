@@ -21,6 +21,7 @@ from fluvial.engine.grammar import GrammarCompiler
 from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
+from fluvial.model import basis
 from fluvial.model.adapter import Adapter
 from fluvial.model.architecture.declaration import Declaration
 from fluvial.model.built import ensure_graph
@@ -92,6 +93,7 @@ def _create_learner(
         graph_dir=settings.data_dir / GRAPHS_FOLDER if packed else None,
         positions=positions,
         drift_budget=settings.drift_budget,
+        bases_dir=settings.data_dir / basis.FOLDER if packed and settings.calibrate else None,
     )
 
 
@@ -233,6 +235,7 @@ def _join(
         kept=max(LEAST_KEPT, 2 * settings.batch_limit),
         limits=Limits.from_settings(settings),
         on_drop=engine.forget_adapters,
+        bases=basis.Bases(settings.data_dir / basis.FOLDER),
     )
     reader = Reader(
         store=store,

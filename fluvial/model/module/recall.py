@@ -24,6 +24,8 @@ from fluvial.model.module.linear import AdapterTensors, LayerWeights, to_tensor
 from fluvial.model.module.mixer import State
 from fluvial.model.module.model import Past
 
+OnInputs = Callable[[str, Tensor], None]
+
 
 class Product(Protocol):
     """A transposed matrix that gradients go back through (`fluvial.engine.product`)."""
@@ -72,6 +74,7 @@ class RecalledModule:
         backward: Backward,
     ) -> None:
         self._head, self._backward = head, backward
+        self._on_inputs: OnInputs | None = None
         self._declaration = checkpoint.declaration
         self._products = products
         self._outputs: Mapping[str, Tensor] = {}
@@ -123,6 +126,17 @@ class RecalledModule:
         ]
         return Past(start + len(self._outputs["embedded"]), tuple(states))
 
+    @torch.no_grad()
+    def list_inputs(self, outputs: Mapping[str, Floats]) -> dict[str, Tensor]:
+        """Return what each linear was given in a step that began a text, [s, i], by group."""
+        found: dict[str, Tensor] = {}
+        self._on_inputs = found.__setitem__
+        try:
+            self.read(outputs)
+        finally:
+            self._on_inputs = None
+        return found
+
     def losses(self, hidden_SD: Tensor, logits_SV: Floats, targets_S: Tensor) -> Tensor:
         """Return each target's loss in nats, float32 [s]. The logits may be overwritten."""
         cap = self._declaration.logit_softcap
@@ -141,7 +155,12 @@ class RecalledModule:
 
     def _make_linear(self, name: str, group: Group) -> "_RecalledLinear":
         del group
-        return _RecalledLinear(name, self._products[name], lambda: self._outputs[name])
+        return _RecalledLinear(
+            name,
+            self._products[name],
+            recall=lambda: self._outputs[name],
+            tell=lambda x_SI: self._on_inputs and self._on_inputs(name, x_SI),
+        )
 
 
 def _detach(state: State) -> State:
@@ -149,11 +168,19 @@ def _detach(state: State) -> State:
 
 
 class _RecalledLinear:
-    def __init__(self, name: str, product: Product, recall: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        name: str,
+        product: Product,
+        *,
+        recall: Callable[[], Tensor],
+        tell: Callable[[Tensor], None],
+    ) -> None:
         self.name = name
-        self._product, self._recall = product, recall
+        self._product, self._recall, self._tell = product, recall, tell
 
     def __call__(self, x_SI: Tensor, adapter: AdapterTensors | None) -> Tensor:
+        self._tell(x_SI)
         y_SO = self._recall()
         if not adapter or not torch.is_grad_enabled():
             return y_SO
