@@ -65,7 +65,7 @@ class NativeHeads:
         return parts
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class _Part:
     """A view of the heads of q, of k or of v, and what happens to them."""
 

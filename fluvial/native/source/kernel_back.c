@@ -93,14 +93,20 @@ INLINE void dot_tile(const float *x, int64_t stride, const float *m, int64_t ran
     V16 sums[4][4];
     for (int i = 0; i < 4; i++)
         for (int r = 0; r < 4; r++) sums[i][r] = v_set(0);
-    for (int64_t n = 0; n < count; n += 16) {
+    int64_t n = 0;
+    for (; n + 16 <= count; n += 16) {
         V16 rows[4];
-        for (int i = 0; i < 4; i++) rows[i] = load_some(x + i * stride + n, count - n);
+        for (int i = 0; i < 4; i++) rows[i] = v_load(x + i * stride + n);
         for (int r = 0; r < 4; r++) {
-            const V16 column = load_some(m + r * count + n, count - n);
+            const V16 column = v_load(m + r * count + n);
             for (int i = 0; i < 4; i++) sums[i][r] = v_fma(rows[i], column, sums[i][r]);
         }
     }
+    for (int i = 0; n < count && i < 4; i++)
+        for (int r = 0; r < 4; r++) {
+            const V16 column = load_some(m + r * count + n, count - n);
+            sums[i][r] = v_fma(load_some(x + i * stride + n, count - n), column, sums[i][r]);
+        }
     for (int i = 0; i < 4; i++)
         for (int r = 0; r < 4; r++) low[i * rank + r] = v_sum(sums[i][r]);
 }

@@ -566,17 +566,22 @@ void KERNEL(multiply_floats)(const Matrix *m, const float *x, const float *bias,
 
 /* ---- the adapter's low-rank term ------------------------------------------------------------ */
 
+/* Left to themselves, compilers cut a loop over eight numbers badly. */
+typedef float Eight __attribute__((vector_size(32)));
+
 /* low[r] = sum over k of x[k] * a[k][r]; four running sums, added in a fixed order. */
 void KERNEL(reduce_row)(const float *x, const float *a, int64_t inputs, int64_t rank, float *low) {
     for (int64_t r = 0; r < rank; r += 8) {
         const int64_t width = rank - r < 8 ? rank - r : 8;
-        float sum[4][8] = {{0}};
+        Eight sum[4] = {{0}};
         int64_t k = 0;
         if (width == 8)
             for (; k + 4 <= inputs; k += 4)
-                for (int j = 0; j < 4; j++)
-                    for (int i = 0; i < 8; i++)
-                        sum[j][i] += x[k + j] * a[(k + j) * rank + r + i];
+                for (int j = 0; j < 4; j++) {
+                    Eight some;
+                    memcpy(&some, a + (k + j) * rank + r, sizeof some);
+                    sum[j] += x[k + j] * some;
+                }
         for (; k < inputs; k++)
             for (int64_t i = 0; i < width; i++)
                 sum[k % 4][i] += x[k] * a[k * rank + r + i];
