@@ -126,26 +126,52 @@ void KERNEL(reduce_rows)(const float *x, const float *m, int64_t rows, int64_t r
         }
 }
 
+/* Eight ranks from r on, and `columns` times 16 columns from n on, known where this is expanded: as
+   many as there are registers for, since a factor is fetched for each of them. */
+INLINE void sum_tile(const float *low, const float *x, int64_t rows, int64_t rank, int64_t count,
+                     int64_t r, int64_t n, float *y, const int columns) {
+    V16 sums[8][2];
+    for (int j = 0; j < 8; j++)
+        for (int c = 0; c < columns; c++) sums[j][c] = v_set(0);
+    for (int64_t s = 0; s < rows; s++) {
+        const float *factors = low + s * rank + r;
+        V16 values[2];
+        for (int c = 0; c < columns; c++) values[c] = v_load(x + s * count + n + 16 * c);
+        for (int j = 0; j < 8; j++)
+            for (int c = 0; c < columns; c++)
+                sums[j][c] = v_fma(values[c], v_set(factors[j]), sums[j][c]);
+    }
+    for (int j = 0; j < 8; j++)
+        for (int c = 0; c < columns; c++) v_store(y + (r + j) * count + n + 16 * c, sums[j][c]);
+}
+
+/* The same for up to eight ranks and 16 columns. */
+static void sum_some(const float *low, const float *x, int64_t rows, int64_t rank, int64_t count,
+                     int64_t r, int64_t n, int64_t end, float *y) {
+    for (int64_t j = r; j < rank && j < r + 8; j++) {
+        V16 sum = v_set(0);
+        for (int64_t s = 0; s < rows; s++) {
+            const V16 value = load_some(x + s * count + n, end - n);
+            sum = v_fma(value, v_set(low[s * rank + j]), sum);
+        }
+        store_some(y + j * count + n, sum, end - n);
+    }
+}
+
 /* y[r][n] = sum over s of low[s][r] * x[s][n], for n in [first, end) */
 void KERNEL(sum_rows)(const float *low, const float *x, int64_t rows, int64_t rank, int64_t count,
                       int64_t first, int64_t end, float *y) {
-    for (int64_t r = 0; r < rank; r += 8)
-        for (int64_t n = first; n < end; n += 16) {
-            const int64_t some = end - n, ranks = rank - r < 8 ? rank - r : 8;
-            V16 sums[8];
-            for (int j = 0; j < 8; j++) sums[j] = v_set(0);
-            for (int64_t s = 0; s < rows; s++) {
-                const V16 value = load_some(x + s * count + n, some);
-                const float *factors = low + s * rank + r;
-                if (ranks == 8)
-                    for (int j = 0; j < 8; j++)
-                        sums[j] = v_fma(value, v_set(factors[j]), sums[j]);
-                else
-                    for (int64_t j = 0; j < ranks; j++)
-                        sums[j] = v_fma(value, v_set(factors[j]), sums[j]);
-            }
-            for (int64_t j = 0; j < ranks; j++) store_some(y + (r + j) * count + n, sums[j], some);
-        }
+#if defined(HAS_AVX512)
+    enum { COLUMNS = 2 };
+#else
+    enum { COLUMNS = 1 };
+#endif
+    for (int64_t r = 0; r < rank; r += 8) {
+        int64_t n = first;
+        for (; r + 8 <= rank && n + 16 * COLUMNS <= end; n += 16 * COLUMNS)
+            sum_tile(low, x, rows, rank, count, r, n, y, COLUMNS);
+        for (; n < end; n += 16) sum_some(low, x, rows, rank, count, r, n, end, y);
+    }
 }
 
 /* Scores of up to four queries with 32 keys. */

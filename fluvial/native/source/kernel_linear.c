@@ -596,19 +596,31 @@ INLINE void expand_some(const float *low, const float *b, int64_t rank, int64_t 
     const float ones[TILE] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     const Lanes one = load_lanes(ones);
     int64_t n = first;
-    for (; n + TILE <= end; n += TILE) {
-        Lanes change[4];
-        for (int i = 0; i < rows; i++) change[i] = zero_lanes();
+    for (; n + 2 * TILE <= end; n += 2 * TILE) {
+        Lanes change[4][2];
+        for (int i = 0; i < rows; i++) change[i][0] = change[i][1] = zero_lanes();
         for (int64_t r = 0; r < rank; r++) {
-            const Lanes some = load_lanes(b + r * outputs + n);
-            for (int i = 0; i < rows; i++)
-                change[i] = add_scaled(change[i], some, low[i * rank + r]);
+            const Lanes left = load_lanes(b + r * outputs + n);
+            const Lanes right = load_lanes(b + r * outputs + n + TILE);
+            for (int i = 0; i < rows; i++) {
+                change[i][0] = add_scaled(change[i][0], left, low[i * rank + r]);
+                change[i][1] = add_scaled(change[i][1], right, low[i * rank + r]);
+            }
         }
-        for (int i = 0; i < rows; i++) {
-            float *at = y + i * outputs + n;
-            store_lanes(at, add_product(load_lanes(at), change[i], one));
-        }
+        for (int i = 0; i < rows; i++)
+            for (int c = 0; c < 2; c++) {
+                float *at = y + i * outputs + n + c * TILE;
+                store_lanes(at, add_product(load_lanes(at), change[i][c], one));
+            }
     }
+    for (; n + TILE <= end; n += TILE)
+        for (int i = 0; i < rows; i++) {
+            Lanes change = zero_lanes();
+            float *at = y + i * outputs + n;
+            for (int64_t r = 0; r < rank; r++)
+                change = add_scaled(change, load_lanes(b + r * outputs + n), low[i * rank + r]);
+            store_lanes(at, add_product(load_lanes(at), change, one));
+        }
     for (; n < end; n++)
         for (int i = 0; i < rows; i++) {
             float change = 0;
