@@ -103,7 +103,8 @@ def point(array: Floats | None) -> int | None:
     if array.dtype != np.float32 or not array.flags.c_contiguous:
         raise EngineError("native code takes float32 whose rows follow one another")
     if array.size and array.flags.writeable:  # a third of the time that `ctypes.data` takes
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        kept = ctypes.c_char.from_buffer(array)  # pyright: ignore[reportArgumentType]
+        return ctypes.addressof(kept)
     return array.ctypes.data
 
 
