@@ -144,10 +144,10 @@ class Settings(BaseSettings):
         "mean; 0 learns from all, 1 from about half.",
     )
     share: float = Field(
-        0.5, gt=0, le=1, description="Share of the chunks that are learned from, evenly chosen."
+        1.0, gt=0, le=1, description="Share of the chunks that are learned from, evenly chosen."
     )
     depth: float = Field(
-        1.0, gt=0, le=1, description="Share of the layers that learn, from the last one down."
+        0.7, gt=0, le=1, description="Share of the layers that learn, from the last one down."
     )
     version_tokens: int = Field(8192, ge=16, description="Tokens read between two saved versions.")
     drift_budget: float = Field(
