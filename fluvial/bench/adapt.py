@@ -93,13 +93,15 @@ def run(
     unrelated: Path | None = None,
     beside_path: Path | None = None,
     ask: Ask | None = None,
+    long_windows: bool = True,
     on_tokens: OnTokens = lambda path, done, total: None,
 ) -> dict[str, Any]:
     """Read each file frozen and adapting, and return the table of figures.
 
     `tokens` stops after that many of each file, `quick` after 2,048. Each starts from the base.
     `unrelated` is scored before and after each; `beside_path`, a second model, reads the same bytes
-    frozen; `ask` counts instructions that are followed, before and after. Raises InputError for a
+    frozen; `ask` counts instructions that are followed, before and after. Without `long_windows`
+    nothing is read in windows four times as long. Raises InputError for a
     file that can't be read as UTF-8 or is empty.
     """
     texts = [(path, read_text(path)) for path in files]
@@ -114,7 +116,15 @@ def run(
     }
     rows: list[dict[str, Any]] = []
     for path, text in texts:
-        row = _measure(path, text, model, settings=settings, limit=limit, on_tokens=on_tokens)
+        row = _measure(
+            path,
+            text,
+            model,
+            settings=settings,
+            limit=limit,
+            long_windows=long_windows,
+            on_tokens=on_tokens,
+        )
         tensors = model.learner.export(SESSION)
         row["state_bytes"] = _count_bytes(model, tensors)
         row |= before | _measure_damage(model, tensors, ids=ids, ask=ask)
@@ -171,6 +181,7 @@ def _measure(
     *,
     settings: Settings,
     limit: int | None,
+    long_windows: bool,
     on_tokens: OnTokens,
 ) -> dict[str, Any]:
     ids = model.tokenizer.encode(text)[:limit]
@@ -178,10 +189,12 @@ def _measure(
     sums = _read(
         model, ids, settings=settings, on_tokens=lambda n: on_tokens(str(path), n, len(ids))
     )
-    name = f"{path}, long windows"
-    long_bpb = model.score_bpb(
-        ids, windows=LONG_WINDOWS, on_tokens=lambda n: on_tokens(name, n, len(ids))
-    )
+    long_bpb = None
+    if long_windows:
+        name = f"{path}, long windows"
+        long_bpb = model.score_bpb(
+            ids, windows=LONG_WINDOWS, on_tokens=lambda n: on_tokens(name, n, len(ids))
+        )
     frozen_bpb, adapted_bpb = (
         nats / math.log(2) / size_bytes for nats in (sums.frozen_nats, sums.adapted_nats)
     )
@@ -191,7 +204,7 @@ def _measure(
         "bytes": size_bytes,
         "window_tokens": model.rule.window_tokens,
         "frozen_bpb": round(frozen_bpb, 5),
-        "long_window_bpb": round(long_bpb, 5),
+        "long_window_bpb": None if long_bpb is None else round(long_bpb, 5),
         "adapted_bpb": round(adapted_bpb, 5),
         "gain_pct": round(100 * (1 - adapted_bpb / frozen_bpb), 3),
         "updates": sums.updates,

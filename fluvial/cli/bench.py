@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluvial.cli.bench_adapt import adapt
+from fluvial.cli.bench_frontier import frontier
 from fluvial.cli.bench_latency import latency
 from fluvial.cli.installed import ensure_model, print_line
 from fluvial.cli.option import config_option, data_dir_option, load_settings
@@ -20,6 +21,7 @@ def bench() -> None:
 
 
 bench.add_command(adapt)
+bench.add_command(frontier)
 bench.add_command(latency)
 
 model_option = click.option(
