@@ -23,6 +23,7 @@ WITH_TORCH = {
     "fluvial.adapt.tracer",
     "fluvial.adapt.worker",  # the learner's process
     "fluvial.bench.adapt",  # measures the learner in its own process
+    "fluvial.bench.frontier",
     "fluvial.model.fallback",
     "fluvial.model.fallback_state",
     "fluvial.engine.fallback_worker",  # the process that runs a model on transformers
