@@ -21,6 +21,7 @@ WITH_TORCH = {
     "fluvial.adapt.live",
     "fluvial.adapt.step",
     "fluvial.adapt.tracer",
+    "fluvial.adapt.window",
     "fluvial.adapt.worker",  # the learner's process
     "fluvial.bench.adapt",  # measures the learner in its own process
     "fluvial.bench.frontier",

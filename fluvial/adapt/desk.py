@@ -91,6 +91,11 @@ class Desk:
         job = self.jobs.get(reading.id)
         return job is not None and job.cancelled
 
+    def has_failed(self, reading: Reading) -> bool:
+        """Whether a job has failed at the chunk where it is."""
+        job = self.jobs.get(reading.id)
+        return job is not None and job.failures > 0
+
     def release(self, job: Job) -> None:
         """Let go of a job."""
         with self._changed:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,40 +17,60 @@ from numpy.typing import NDArray
 
 from fluvial.adapt.bounding import Settlement, scale_tensors
 from fluvial.adapt.drift import Probe, settle
+from fluvial.adapt.gate import Gate
 from fluvial.adapt.live import Live
-from fluvial.adapt.rule import ChunkResult, Place, Rule, keep_last
-from fluvial.adapt.step import Memory, Pace, take_step
+from fluvial.adapt.pace import choose_paces
+from fluvial.adapt.rule import ChunkResult, Place, Read, Rule, keep_last
+from fluvial.adapt.step import Memory, take_step
 from fluvial.adapt.tally import Tally
-from fluvial.adapt.tracer import ComputedTracer, RecordedTracer, Tracer
+from fluvial.adapt.tracer import Asked, ComputedTracer, RecordedTracer, Tracer
+from fluvial.adapt.window import Windows, cut
+from fluvial.errors import LearnerError
 from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.opening import AnyCheckpoint
 from fluvial.types import ChunkNotFinite, ReadsWorse, VersionNote
 
-GATE_DECAY = 0.9
 SCORED_AT_ONCE = 256
 
 
 @dataclass(eq=False)
-class _Window:
-    """A side's open window, and the place that continues it."""
+class _Session:
+    """One session's live adapter, its windows, its rule's memory, and its losses since settled."""
 
-    inner: Any
-    next: Place
-    tokens: int = 0
+    live: Live
+    windows: Windows
+    memory: Memory = field(default_factory=Memory)
+    gate: Gate = field(default_factory=Gate)
+    tally: Tally = field(default_factory=Tally)
+    restored: bool = False
 
 
 @dataclass(eq=False)
-class _Session:
-    """One session's live adapter, its rule's memory, its windows, and its losses since settled."""
+class _Turn:
+    """A chunk on its way: what is asked of the tracer, then what came of it. Losses in nats."""
 
-    live: Live
-    memory: Memory = field(default_factory=Memory)
-    windows: dict[str, _Window] = field(default_factory=dict)
-    mean_nats: float | None = None
-    turns: int = 0
-    tally: Tally = field(default_factory=Tally)
-    restored: bool = False
+    state: _Session
+    read: Read
+    learns: bool
+    asked: list[Asked]
+    adapted_nats: float = math.nan
+    frozen_nats: float | None = None
+    learned: bool = False
+    skipped: bool = False
+
+    @property
+    def restored(self) -> bool:
+        return self.learns and not (self.learned or self.skipped)
+
+    def tell(self) -> ChunkResult:
+        return ChunkResult(
+            adapted_nats=self.adapted_nats,
+            frozen_nats=self.frozen_nats,
+            learned=self.learned,
+            skipped=self.skipped,
+            restored=self.restored,
+        )
 
 
 class Learner:
@@ -116,13 +135,14 @@ class Learner:
             rule = self._rule
             tensors = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
             tensors |= self._basis
-        self._sessions[session] = _Session(Live(tensors, rule=self._rule))
+        windows = Windows(self._tracer, rule=self._rule)
+        self._sessions[session] = _Session(Live(tensors, rule=self._rule), windows)
 
     def drop(self, session: str) -> None:
         """Forget a session's live state; unknown sessions are fine."""
         state = self._sessions.pop(session, None)
         if state is not None:
-            self._close_windows(state)
+            state.windows.close()
 
     def export(self, session: str) -> dict[str, NDArray[np.float32]]:
         """Copy out a session's adapter as it is now."""
@@ -146,36 +166,36 @@ class Learner:
         too. An update whose loss or gradient is not finite is left out: the state is then that of
         the last version again, and the score is its.
         """
-        state = self._sessions[session]
-        learn = learn and len(chunk) >= self._rule.min_tokens
-        frozen = None
-        if compare:
-            frozen = float(self._score(state, "frozen", context, chunk, place).sum())
-        adapted = float(self._score(state, "adapted", context, chunk, place).sum())
-        learned, skipped = self._learn(state, adapted, len(chunk), learn=learn)
-        restored = learn and not (learned or skipped)
-        if restored:
-            self._restart(state)
-            state.live.go_back()
-            state.restored = True
-            if not np.isfinite(adapted):
-                adapted = float(self._score(state, "adapted", context, chunk, place).sum())
-                self._tracer.skip(state.windows["adapted"].inner)
-        elif learn and frozen is not None:
-            state.tally.add(tokens=len(chunk), adapted_nats=adapted, frozen_nats=frozen)
-        return ChunkResult(
-            adapted_nats=adapted,
-            frozen_nats=frozen,
-            learned=learned,
-            skipped=skipped,
-            restored=restored,
+        read = Read(
+            session=session,
+            context=context,
+            chunk=chunk,
+            learn=learn,
+            compare=compare,
+            place=place,
         )
+        return self.read_all([read])[0]
+
+    def read_all(self, reads: Sequence[Read]) -> list[ChunkResult]:
+        """Read a chunk of each of several sessions, to the same bits as one after another.
+
+        Raises LearnerError, before anything is read, where two are of one session or one is not
+        loaded.
+        """
+        names = {read.session for read in reads}
+        if len(names) < len(reads):
+            raise LearnerError("of each session, one chunk can be read at a time")
+        if unknown := sorted(names - self._sessions.keys()):
+            raise LearnerError(f"session {', '.join(unknown)} is not loaded")
+        return [result for batch in cut(reads) for result in self._read_batch(batch)]
 
     def read_frozen(
         self, session: str, *, context: Sequence[int], chunk: Sequence[int], place: Place
     ) -> float:
         """Score `chunk` with the frozen base alone, in windows as `read` does; nats, summed."""
-        return float(self._score(self._sessions[session], "frozen", context, chunk, place).sum())
+        windows = self._sessions[session].windows
+        asked = windows.ask(None, context=context, chunk=chunk, place=place)
+        return float(self._tracer.score_all([asked])[0].sum())
 
     def restart(self, session: str) -> None:
         """Let a session's windows begin anew, and its rule's memory."""
@@ -216,7 +236,7 @@ class Learner:
                 window = self._tracer.open(keep_last(text[:start], overlap), live, learns=False)
                 for at in range(start, min(start + stride, len(text)), SCORED_AT_ONCE):
                     end = min(at + SCORED_AT_ONCE, start + stride)
-                    nats += self._tracer.score(window, text[at:end], live).tolist()
+                    nats += self._tracer.score_all([Asked(window, text[at:end], live)])[0].tolist()
                     self._tracer.skip(window)
                     on_tokens(len(nats))
                 self._tracer.close(window)
@@ -226,64 +246,74 @@ class Learner:
         """Return the divergence of an adapter from the base on the probe, nats a token."""
         return self._probe.measure(Live(tensors, rule=self._rule))
 
-    def _score(
-        self,
-        state: _Session,
-        side: str,
-        context: Sequence[int],
-        chunk: Sequence[int],
-        place: Place | None,
-    ) -> NDArray[np.float32]:
-        live = state.live if side == "adapted" else None
-        window = state.windows.get(side)
-        full = window is not None and window.tokens + len(chunk) > self._rule.stride_tokens
-        if window is None or place is None or window.next != place or full:
-            self._close_window(state, side)
-            kept = keep_last(context, self._rule.overlap_tokens)
-            inner = self._tracer.open(kept, live, learns=live is not None)
-            window = state.windows[side] = _Window(inner, ("", 0))
-        nats = self._tracer.score(window.inner, chunk, live)
-        window.tokens += len(chunk)
-        window.next = ("", 0) if place is None else (place[0], place[1] + len(chunk))
-        return nats
+    def _read_batch(self, reads: Sequence[Read]) -> list[ChunkResult]:
+        turns = [self._begin(read) for read in reads]
+        self._score(turns)
+        for turn in turns:
+            self._learn(turn)
+        # Only now: what is read again overwrites what the others learn from.
+        return [self._end(turn) for turn in turns]
 
-    def _learn(
-        self, state: _Session, nats: float, tokens: int, *, learn: bool
-    ) -> tuple[bool, bool]:
-        """Learn from the chunk just scored; return whether it was, and whether the gate skipped."""
-        window = state.windows["adapted"].inner
-        finite = bool(np.isfinite(nats))
-        skipped = learn and finite and not self._choose(state, nats / tokens)
-        if skipped or not (learn and finite):
-            self._tracer.skip(window)
-            return False, skipped
-        self._tracer.differentiate(window, state.live)
-        return self._update(state, share=tokens), False
+    def _begin(self, read: Read) -> _Turn:
+        state = self._sessions[read.session]
+        learns = read.learn and len(read.chunk) >= self._rule.min_tokens
+        sides = (None, state.live) if read.compare else (state.live,)
+        return _Turn(state, read, learns, [self._ask(state, read, side) for side in sides])
 
-    def _choose(self, state: _Session, mean_nats: float) -> bool:
-        """Return whether a chunk is to be learned from, by its turn and by the gate."""
-        turn, share = state.turns, self._rule.share
-        state.turns += 1
-        surprising = self._is_surprising(state, mean_nats)
-        return surprising and math.floor(turn * share) > math.floor((turn - 1) * share)
+    def _ask(self, state: _Session, read: Read, live: Live | None) -> Asked:
+        return state.windows.ask(live, context=read.context, chunk=read.chunk, place=read.place)
 
-    def _is_surprising(self, state: _Session, mean_nats: float) -> bool:
-        before = state.mean_nats
-        if before is None:
-            state.mean_nats = mean_nats
-            return True
-        state.mean_nats = GATE_DECAY * before + (1 - GATE_DECAY) * mean_nats
-        return mean_nats >= self._rule.gate * before
+    def _score(self, turns: Sequence[_Turn]) -> None:
+        """Score the windows of all in one step; the adapted side is each one's last."""
+        losses = iter(self._tracer.score_all([asked for turn in turns for asked in turn.asked]))
+        for turn in turns:
+            nats = [float(next(losses).sum()) for _ in turn.asked]
+            turn.adapted_nats = nats[-1]
+            turn.frozen_nats = nats[0] if turn.read.compare else None
+
+    def _learn(self, turn: _Turn) -> None:
+        """Learn from the chunk just scored, unless it is not to be, or the gate skips it."""
+        state, nats, tokens = turn.state, turn.adapted_nats, len(turn.read.chunk)
+        learns = turn.learns and bool(np.isfinite(nats))
+        turn.skipped = learns and not state.gate.choose(self._rule, nats / tokens)
+        if turn.skipped or not learns:
+            self._tracer.skip(state.windows["adapted"])
+            return
+        self._tracer.differentiate(state.windows["adapted"], state.live)
+        turn.learned = self._update(state, tokens=tokens)
+
+    def _end(self, turn: _Turn) -> ChunkResult:
+        """Take back what was not finite, and tell what was found."""
+        if turn.restored:
+            self._take_back(turn)
+        elif turn.learns and turn.frozen_nats is not None:
+            turn.state.tally.add(
+                tokens=len(turn.read.chunk),
+                adapted_nats=turn.adapted_nats,
+                frozen_nats=turn.frozen_nats,
+            )
+        return turn.tell()
+
+    def _take_back(self, turn: _Turn) -> None:
+        """Return to the version before, and read the chunk with that if it has no score yet."""
+        state = turn.state
+        self._restart(state)
+        state.live.go_back()
+        state.restored = True
+        if not np.isfinite(turn.adapted_nats):
+            asked = self._ask(state, turn.read, state.live)
+            turn.adapted_nats = float(self._tracer.score_all([asked])[0].sum())
+            self._tracer.skip(asked.window)
 
     @torch.no_grad()
-    def _update(self, state: _Session, *, share: int) -> bool:
-        # Steps don't shrink with the evidence, so a short chunk gets one in proportion.
-        part = min(1.0, share / self._rule.chunk_tokens)
-        kept = 1 - part * self._rule.decay
-        paces = {  # of A nothing decays: the base has none of the others
-            name: Pace(part * self._choose_rate(name), 1.0 if name.endswith(".a") else kept)
-            for name in state.live.trained
-        }
+    def _update(self, state: _Session, *, tokens: int) -> bool:
+        paces = choose_paces(
+            self._rule,
+            state.live.trained,
+            tokens=tokens,
+            declaration=self._declaration,
+            norms=self._tracer.norms,
+        )
         moved = take_step(
             self._rule.method,
             state.live.trained,
@@ -296,32 +326,11 @@ class Learner:
             state.live.touch()
         return moved
 
-    def _choose_rate(self, name: str) -> float:
-        group, _, kind = name.rpartition(".")
-        if kind != "b":
-            return self._rule.learning_rate
-        layer, name = group.removeprefix("layers.").split(".", 1)
-        outputs = next(
-            each.outputs
-            for each in self._declaration.layers[int(layer)].groups
-            if each.name == name
-        )
-        return self._rule.weight_rate * self._tracer.norms[group] / outputs**0.5
-
     def _restart(self, state: _Session) -> None:
         """Forget all but the live tensors: what follows depends on them and the text alone."""
-        self._close_windows(state)
-        state.memory, state.mean_nats, state.turns, state.tally = Memory(), None, 0, Tally()
+        state.windows.close()
+        state.memory, state.gate, state.tally = Memory(), Gate(), Tally()
         state.restored = False
-
-    def _close_windows(self, state: _Session) -> None:
-        for side in [*state.windows]:
-            self._close_window(state, side)
-
-    def _close_window(self, state: _Session, side: str) -> None:
-        window = state.windows.pop(side, None)
-        if window is not None:
-            self._tracer.close(window.inner)
 
 
 def _go_back_from_jump(state: _Session) -> tuple[float, tuple[VersionNote, ...]]:

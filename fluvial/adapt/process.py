@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from fluvial.adapt.bounding import Settlement
-from fluvial.adapt.rule import ChunkResult, Place, Rule
+from fluvial.adapt.rule import ChunkResult, Place, Read, Rule
 from fluvial.child import Child, Reply
 from fluvial.errors import LearnerError
 from fluvial.frame import ClosedError
@@ -84,9 +84,13 @@ class LearnerProcess:
         place: Place | None = None,
     ) -> ChunkResult:
         """Score a chunk and perhaps learn from it (`Learner.read`). The session must be loaded."""
-        header = {"do": "read", "session": session, "context": [*context], "chunk": [*chunk]}
-        reply, _ = self._ask({**header, "learn": learn, "place": place})
-        return ChunkResult(**reply)
+        read = Read(session=session, context=context, chunk=chunk, learn=learn, place=place)
+        return self.read_all([read])[0]
+
+    def read_all(self, reads: Sequence[Read]) -> list[ChunkResult]:
+        """Read a chunk of each of several sessions (`Learner.read_all`); all fail together."""
+        reply, _ = self._ask({"do": "read", "reads": [asdict(read) for read in reads]})
+        return [ChunkResult(**each) for each in reply["results"]]
 
     def settle(self, session: str) -> Settlement:
         """Make a session's live state fit to be a version (`Learner.settle`)."""

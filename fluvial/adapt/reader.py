@@ -1,19 +1,21 @@
 """Read texts for sessions in the background: score each chunk, learn from it, save versions.
 
-One thread takes a chunk at a time from the sessions in turn and hands it to the learner process
-(`study.py`). A crash loses at most what was read since the last version, and that is read again:
-its scores are dropped first.
+One thread takes the next chunk of a few sessions at a time, in turn (`turn.py`), and hands them to
+the learner process together (`study.py`). A crash loses at most what was read since the last
+version, and that is read again: its scores are dropped first.
 """
 
 import logging
 import threading
-from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from fluvial.adapt.desk import Desk, Job
 from fluvial.adapt.history import History
 from fluvial.adapt.process import LearnerProcess
-from fluvial.adapt.study import OnEvent, Study
+from fluvial.adapt.study import MAX_LIVE_SESSIONS, Answer, OnEvent, Study
+from fluvial.adapt.turn import Turns, list_oldest
 from fluvial.errors import FluvialError, LearnerError, NotFoundError, StorageError
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.store.store import Store
@@ -22,8 +24,6 @@ from fluvial.types import Reading, ReadingStatus, Session
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-POOL_BYTES = 2048
-"""Messages wait until a session has this much of them: a few words only cost a version."""
 PAUSE_S = 5.0
 
 
@@ -56,7 +56,7 @@ class Reader:
             version_tokens=version_tokens,
             on_event=on_event,
         )
-        self._turn = 0
+        self._turns = Turns()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def start(self) -> None:
@@ -67,7 +67,7 @@ class Reader:
         self._desk.wake()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Stop within one chunk; what no version holds is read again after the next start."""
+        """Stop within a chunk of each; what no version holds is read again after the next start."""
         self._desk.close()
         self._learner.close()
         if self._thread.is_alive():
@@ -94,36 +94,31 @@ class Reader:
 
     def _run(self) -> None:
         while not self._desk.closing:
-            job = self._choose()
-            if job is None:
-                self._desk.pause(timeout_s=PAUSE_S)
+            jobs = self._choose()
+            if jobs:
+                self._work(jobs)
             else:
-                self._work(job)
+                self._desk.pause(timeout_s=PAUSE_S)
 
-    def _choose(self) -> Job | None:
-        """Pick the next session's oldest reading, in turn; open jobs that were queued meanwhile."""
+    def _choose(self) -> list[Job]:
+        """Pick readings of the next few sessions, in turn; open jobs that were queued meanwhile."""
         try:
             queued = self._store.unfinished_readings(model=self._model)
         except FluvialError:
             log.exception("the reader can't list what to read")
-            return None
+            return []
         held = self._study.held
         waiting = [(session, reading) for session, reading in queued if reading.id not in held]
         self._let_go(waiting)
-        oldest: OrderedDict[str, tuple[Session, Reading]] = OrderedDict()
-        for session, reading in _leave_small(waiting, holding=self._study.holding):
-            oldest.setdefault(session.id, (session, reading))
-        first = self._study.amid if self._study.full else oldest.keys()
-        turns = [
-            (session, reading)
-            for session, reading in oldest.values()
-            if session.id in first or self._desk.is_cancelled(reading)
-        ]
-        if not turns:
-            return None
-        self._turn += 1
-        session, reading = turns[self._turn % len(turns)]
-        return self._desk.jobs.get(reading.id) or self._open(session, reading)
+        chosen = self._turns.choose(
+            list_oldest(waiting, holding=self._study.holding),
+            amid=self._study.amid,
+            most=MAX_LIVE_SESSIONS,
+            is_cancelled=self._desk.is_cancelled,
+            has_failed=self._desk.has_failed,
+        )
+        jobs = [self._desk.jobs.get(each[1].id) or self._open(*each) for each in chosen]
+        return [job for job in jobs if job is not None]
 
     def _let_go(self, waiting: list[tuple[Session, Reading]]) -> None:
         """Give up what can't go on: its session is deleted, or the message that it waits for.
@@ -162,9 +157,20 @@ class Reader:
         reading = self._store.update_reading(reading, status="reading", tokens_total=len(ids))
         return Job(session, reading, ids, lengths, reading.tokens_read)
 
-    def _work(self, job: Job) -> None:
-        """Read one chunk of a job, or end it."""
-        try:
+    def _work(self, jobs: Sequence[Job]) -> None:
+        """Read one chunk of each job, all in one request; or end it."""
+        ready = [job for job in jobs if self._make_ready(job)]
+        answers: list[Answer] = []
+        with self._handling(*ready):
+            answers = self._study.read_chunks(ready)
+        for answer in answers:
+            with self._handling(answer.job):
+                self._study.take(answer)
+                self._tell_reading(answer.job)
+
+    def _make_ready(self, job: Job) -> bool:
+        """Return whether a chunk of the job can be read; if not, do what is to be done instead."""
+        with self._handling(job):
             job.session = self._store.session(job.session.id, owner=job.session.owner)
             if self._study.has_lost(job):
                 self._rewind(job)
@@ -173,20 +179,30 @@ class Reader:
             elif job.position >= len(job.ids):
                 self._end(job, "done")
             else:
-                self._study.read_chunk(job)
-                self._tell_reading(job)
-        except LearnerError as error:
-            self._start_over(job, error)
-        except NotFoundError:
-            self._study.forget(job.session.id)  # it was deleted
-            self._desk.release(job)
-        except FluvialError as error:
-            self._fail(job.session, job.reading, error)
-            self._desk.release(job)
+                self._study.prepare(job)
+                return True
+        return False
+
+    @contextmanager
+    def _handling(self, *jobs: Job) -> Generator[None]:
+        """Let what goes wrong be the end of these jobs, or a new beginning, and of nothing else."""
+        try:
+            yield
         except Exception as error:  # a defect must not end the thread that everyone's reading needs
-            log.exception("reading %s failed", job.reading.id)
+            for job in jobs:
+                self._handle(job, error)
+
+    def _handle(self, job: Job, error: Exception) -> None:
+        if isinstance(error, LearnerError):
+            self._start_over(job, error)
+            return
+        if isinstance(error, NotFoundError):
+            self._study.forget(job.session.id)  # it was deleted
+        else:
+            if not isinstance(error, FluvialError):
+                log.error("reading %s failed", job.reading.id, exc_info=error)
             self._fail(job.session, job.reading, error)
-            self._desk.release(job)
+        self._desk.release(job)
 
     def _end(self, job: Job, status: ReadingStatus) -> None:
         self._study.end(job, status, has_more=lambda: self._has_more(job))
@@ -239,17 +255,3 @@ class Reader:
 
     def _tell_reading(self, job: Job) -> None:
         self._on_event("reading", job.session, job.show())
-
-
-def _leave_small(
-    queued: list[tuple[Session, Reading]], *, holding: set[str]
-) -> list[tuple[Session, Reading]]:
-    """Leave out the messages of sessions that do not yet have enough of them to learn from.
-
-    Sessions in `holding` have begun on such a pool, and go on to its end.
-    """
-    waiting: dict[str, int] = dict.fromkeys(holding, POOL_BYTES)
-    for session, reading in queued:
-        size = reading.bytes if reading.kind == "message" else POOL_BYTES
-        waiting[session.id] = waiting.get(session.id, 0) + size
-    return [(session, reading) for session, reading in queued if waiting[session.id] >= POOL_BYTES]

@@ -108,6 +108,18 @@ def choose_rank(declaration: Adaptable | None) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Read:
+    """One session's next chunk, to be scored and perhaps learned from (`Learner.read`)."""
+
+    session: str
+    context: Sequence[int]
+    chunk: Sequence[int]
+    learn: bool
+    compare: bool = True
+    place: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChunkResult:
     """What reading one chunk found: losses in nats summed over its tokens, before any update.
 

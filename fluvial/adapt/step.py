@@ -6,11 +6,11 @@ All but Adam's are made the same size: the root mean square of a tensor's step i
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fluvial.adapt.pace import Pace
 from fluvial.adapt.rule import Method
 from fluvial.engine.adam import measure_norm, take_adam_step
 
@@ -28,13 +28,6 @@ class Memory:
     count: int = 0
     first: dict[str, Tensor] = field(default_factory=dict)
     second: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Pace(NamedTuple):
-    """How far a tensor moves, and what is kept of it after that."""
-
-    rate: float
-    kept: float = 1.0
 
 
 def take_step(

@@ -1,4 +1,4 @@
-"""Read one text after another through the learner: its chunks, their scores, and versions.
+"""Read texts through the learner, those of several sessions at once: chunks, scores, versions.
 
 What a session has learned since its last version lives in the learner process alone. It becomes a
 version every `version_tokens`, and when the session has nothing more to read.
@@ -13,15 +13,29 @@ from dataclasses import dataclass, field, replace
 from fluvial.adapt.desk import Job
 from fluvial.adapt.history import History
 from fluvial.adapt.process import LearnerProcess
-from fluvial.adapt.rule import ChunkResult
+from fluvial.adapt.rule import ChunkResult, Read
 from fluvial.adapt.unsaved import Unsaved
 from fluvial.errors import LearnerError
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.store.store import Store
-from fluvial.types import ChunkScore, Reading, ReadingStatus, Session, Unlearned
+from fluvial.types import ChunkScore, Reading, ReadingStatus, Session
 
 OnEvent = Callable[[str, Session, object], None]
 MAX_LIVE_SESSIONS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the learner found in a job's next chunk. `seconds`: the chunk's share of the request's.
+
+    `tokens_per_s` is how fast the job went on, with others beside it.
+    """
+
+    job: Job
+    read: Read
+    result: ChunkResult
+    seconds: float
+    tokens_per_s: float
 
 
 @dataclass(eq=False)
@@ -73,11 +87,6 @@ class Study:
         """The sessions of which something was read since their progress was last saved."""
         return {session for session, live in self._live.items() if live.amid}
 
-    @property
-    def full(self) -> bool:
-        """Whether sessions must come to where they are saved before others may begin."""
-        return len(self.amid) >= MAX_LIVE_SESSIONS
-
     def forget(self, session_id: str) -> None:
         """Give up what the session learned since its last version; the learner too, if it lives."""
         live = self._live.pop(session_id, None)
@@ -97,38 +106,69 @@ class Study:
         unsaved = job.unsaved_tokens > 0 or (live is not None and bool(live.held))
         return unsaved and not self._is_current(live, job.session)
 
-    def read_chunk(self, job: Job) -> None:
-        """Score a job's next chunk, learn from it, and save a version if one is due.
+    def prepare(self, job: Job) -> None:
+        """Make sure that the learner's live state is the version in force."""
+        live = self._live.get(job.session.id)
+        if live is None or not self._is_current(live, job.session):
+            adapter = self._history.adapter(job.session)
+            self._learner.load(job.session.id, adapter.tensors if adapter else None)
+            live = _Live(version=job.session.version, generation=self._learner.generation)
+            self._live[job.session.id] = live
+        live.amid = True
+        self._live.move_to_end(job.session.id)
+        self._drop_idle()
 
-        Windows begin anew where progress is saved, and only there: scores and versions then do not
-        depend on crashes, nor on what other sessions read.
+    def read_chunks(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Have the learner score each job's next chunk and learn from it, in one request.
+
+        The jobs are of different sessions, and prepared; those whose state was lost since are left
+        out. Windows begin anew where progress is saved, and only there: scores and versions then
+        do not depend on crashes, nor on what other sessions read.
         """
-        rule = self._learner.rule
-        live = self._prepare(job)
-        start = job.position
-        chunk = job.ids[start : start + rule.chunk_tokens]
-        # Cut before it is copied: the cost of a chunk must not grow with what came before it.
-        context = [self._first_token, *job.ids[max(0, start - rule.overlap_tokens) : start]]
-        learn = job.session.learning == "on"
+        jobs = [job for job in jobs if self._find_current(job) is not None]
+        if not jobs:
+            return []
+        reads = [self._cut(job) for job in jobs]
         began = time.monotonic()
-        result = self._learner.read(
-            job.session.id,
-            context=context,
-            chunk=chunk,
-            learn=learn,
-            place=(f"{job.reading.id}/{job.reading.tokens_read}", start),
-        )
-        seconds = time.monotonic() - began
-        job.note_speed(len(chunk) / max(1e-6, seconds))
-        reason = result.tell_reason(asked=learn)
-        frozen_nats = self._keep_score(job, chunk, result, reason=reason, seconds=seconds)
-        job.position += len(chunk)
+        results = self._learner.read_all(reads)
+        seconds = max(1e-6, time.monotonic() - began)
+        share = seconds / sum(len(read.chunk) for read in reads)
+        return [
+            Answer(job, read, result, share * len(read.chunk), len(read.chunk) / seconds)
+            for job, read, result in zip(jobs, reads, results, strict=True)
+        ]
+
+    def take(self, answer: Answer) -> None:
+        """Store a chunk's scores, and save a version if one is due.
+
+        An answer whose state was lost meanwhile counts for nothing: the chunk is read again.
+        """
+        job, result, tokens = answer.job, answer.result, len(answer.read.chunk)
+        live = self._find_current(job)
+        if live is None:
+            return
+        job.note_speed(answer.tokens_per_s)
+        frozen_nats = self._keep_score(answer)
+        job.position += tokens
         job.failures = 0
         if result.learned or result.skipped or result.restored:
-            data = b"".join(map(self._tokenizer.token_bytes, chunk))
-            live.unsaved.add(data, tokens=len(chunk), result=result, frozen_nats=frozen_nats)
+            data = b"".join(map(self._tokenizer.token_bytes, answer.read.chunk))
+            live.unsaved.add(data, tokens=tokens, result=result, frozen_nats=frozen_nats)
         if max(live.unsaved.tokens, job.unsaved_tokens) >= self._version_tokens:
             self._keep(job, live, status=job.reading.status)
+
+    def _cut(self, job: Job) -> Read:
+        """Cut a job's next chunk out of its text, and what the learner may need before it."""
+        rule, start = self._learner.rule, job.position
+        # Cut before it is copied: the cost of a chunk must not grow with what came before it.
+        before = job.ids[max(0, start - rule.overlap_tokens) : start]
+        return Read(
+            session=job.session.id,
+            context=[self._first_token, *before],
+            chunk=job.ids[start : start + rule.chunk_tokens],
+            learn=job.session.learning == "on",
+            place=(f"{job.reading.id}/{job.reading.tokens_read}", start),
+        )
 
     def end(self, job: Job, status: ReadingStatus, *, has_more: Callable[[], bool]) -> None:
         """Save what a job has learned; a message waits where the session `has_more` of them."""
@@ -149,18 +189,9 @@ class Study:
         if live is not None:
             live.amid = False
 
-    def _prepare(self, job: Job) -> _Live:
-        """Make sure that the learner's live state is the version in force."""
+    def _find_current(self, job: Job) -> _Live | None:
         live = self._live.get(job.session.id)
-        if live is None or not self._is_current(live, job.session):
-            adapter = self._history.adapter(job.session)
-            self._learner.load(job.session.id, adapter.tensors if adapter else None)
-            live = _Live(version=job.session.version, generation=self._learner.generation)
-            self._live[job.session.id] = live
-        live.amid = True
-        self._live.move_to_end(job.session.id)
-        self._drop_idle()
-        return live
+        return live if self._is_current(live, job.session) else None
 
     def _is_current(self, live: _Live | None, session: Session) -> bool:
         return (
@@ -178,31 +209,24 @@ class Study:
                 self._learner.drop(session_id)
                 del self._live[session_id]
 
-    def _keep_score(
-        self,
-        job: Job,
-        chunk: Sequence[int],
-        result: ChunkResult,
-        *,
-        reason: Unlearned,
-        seconds: float,
-    ) -> float:
+    def _keep_score(self, answer: Answer) -> float:
         """Store a chunk's scores; return the frozen model's, in nats."""
+        job, read, result = answer.job, answer.read, answer.result
         if result.frozen_nats is None:  # evidence without its comparison would be none
             raise LearnerError("the learner answered without the frozen model's score")
         score = ChunkScore(
             session=job.session.id,
             reading=job.reading.id,
             start=job.position,
-            tokens=len(chunk),
-            bytes=sum(job.lengths[job.position : job.position + len(chunk)]),
+            tokens=len(read.chunk),
+            bytes=sum(job.lengths[job.position : job.position + len(read.chunk)]),
             frozen_nats=result.frozen_nats,
             adapted_nats=result.adapted_nats,
             version=job.session.version,
             learned=result.learned,
             created_at=time.time(),
-            reason=reason,
-            seconds=seconds,
+            reason=result.tell_reason(asked=read.learn),
+            seconds=answer.seconds,
         )
         index = self._store.append_score(score)
         self._on_event("score", job.session, (index, score))

@@ -6,6 +6,7 @@ computed under the adapter of their time, and are not computed again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,15 @@ MOST_WINDOWS = 12
 """Windows that may be open at once: two for each session that learns, and some to spare."""
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The next chunk of a window. The adapter is live's, None: none."""
+
+    window: Any
+    chunk: Sequence[int]
+    live: Live | None
+
+
 class Tracer(Protocol):
     """Scores texts for the sessions of one learner. `norms` are those of each group's weights."""
 
@@ -47,14 +57,17 @@ class Tracer(Protocol):
         """Begin a window behind at least one token; `learns`: gradients may be asked for."""
         ...
 
-    def score(self, window: Any, chunk: Sequence[int], live: Live | None) -> Nats:
-        """Append a chunk; return its tokens' losses in nats. The adapter is live's, None: none."""
+    def score_all(self, asked: Sequence[Asked]) -> list[Nats]:
+        """Append a chunk to each of some windows; return the losses of their tokens, in nats.
+
+        The windows must differ. None gets other bits than it would alone.
+        """
         ...
 
     def differentiate(self, window: Any, live: Live) -> None:
         """Add the gradient of the mean loss of the chunk just scored to `live.trained`.
 
-        It must be the last that any window of this tracer has scored.
+        It must be one of those that were scored last, and no window opened since.
         """
         ...
 
@@ -83,6 +96,15 @@ class _Recorded:
     targets: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A window's share of one run of the engine."""
+
+    window: _Recorded
+    tokens: Sequence[int]
+    live: Live | None
+
+
 class RecordedTracer:
     """Scores with the engine, and learns from what it computed (`RecalledModule`)."""
 
@@ -104,6 +126,7 @@ class RecordedTracer:
         )
         transposed = read_transposed(ensure_transposed(checkpoint, cache_dir=graph_dir))
         self.norms: Mapping[str, float] = transposed.norms
+        self._rows: dict[_Recorded, slice] = {}
         self._head = HeadGradient(self._recorder.head)
         self._module = RecalledModule(
             checkpoint,
@@ -124,17 +147,18 @@ class RecordedTracer:
             self.skip(window)
         return window
 
-    def score(self, window: _Recorded, chunk: Sequence[int], live: Live | None) -> Nats:
-        logits = self._step(window, [window.last, *chunk[:-1]], live, wanted=True)
-        targets = np.array(chunk, np.int64)
-        window.last, window.logits, window.targets = chunk[-1], logits, torch.from_numpy(targets)
-        return self._head(logits, targets, gradient=False)[0]
+    def score_all(self, asked: Sequence[Asked]) -> list[Nats]:
+        steps = [
+            _Step(each.window, [each.window.last, *each.chunk[:-1]], each.live) for each in asked
+        ]
+        found = self._run(steps, wanted=True)
+        return [self._note(each, logits) for each, logits in zip(asked, found, strict=True)]
 
     def differentiate(self, window: _Recorded, live: Live) -> None:
         if window.logits is None or window.targets is None:
             raise LearnerError("no chunk of this window is still there to learn from")
         hidden, window.past = self._module.read(
-            self._recorder.outputs,
+            self._list_outputs(window),
             adapter=live.tensors,
             past=window.past,
             first_layer=live.first_layer,
@@ -144,7 +168,7 @@ class RecordedTracer:
 
     def skip(self, window: _Recorded) -> None:
         if window.learns:
-            window.past = self._module.advance(self._recorder.outputs, window.past)
+            window.past = self._module.advance(self._list_outputs(window), window.past)
         window.logits = window.targets = None
 
     def close(self, window: _Recorded) -> None:
@@ -167,13 +191,39 @@ class RecordedTracer:
     def _step(
         self, window: _Recorded, tokens: Sequence[int], live: Live | None, *, wanted: bool
     ) -> Nats:
-        cache = window.cache
-        if not self._recorder.reserve(cache, cache.length + len(tokens)):
+        return self._run([_Step(window, tokens, live)], wanted=wanted)[0]
+
+    def _run(self, steps: Sequence[_Step], *, wanted: bool) -> list[Nats]:
+        """Run the engine once; what it tells is then there until it runs again."""
+        parts = [self._plan(each, wanted=wanted) for each in steps]
+        ends = accumulate((len(each.tokens) for each in steps), initial=0)
+        self._rows = {
+            each.window: slice(*rows) for each, rows in zip(steps, pairwise(ends), strict=True)
+        }
+        self._recorder.recording = any(each.window.learns for each in steps)
+        return self._recorder.step(parts)
+
+    def _plan(self, step: _Step, *, wanted: bool) -> Part:
+        cache = step.window.cache
+        if not self._recorder.reserve(cache, cache.length + len(step.tokens)):
             raise LearnerError("the learner has no room for another window")
-        rows = tuple(range(len(tokens))) if wanted else ()
-        adapter = None if live is None else live.freeze()
-        self._recorder.recording = window.learns
-        return self._recorder.step([Part(cache, tokens, adapter, rows)])[0]
+        rows = tuple(range(len(step.tokens))) if wanted else ()
+        return Part(cache, step.tokens, None if step.live is None else step.live.freeze(), rows)
+
+    def _list_outputs(self, window: _Recorded) -> dict[str, Nats]:
+        """Return what the last step told of a window's tokens, not copied."""
+        rows = self._rows.get(window)
+        if rows is None:
+            raise LearnerError("another step has overwritten what is to be learned from")
+        return {name: array[rows] for name, array in self._recorder.outputs.items()}
+
+    def _note(self, asked: Asked, logits: Nats) -> Nats:
+        """Keep what a gradient takes, until the next step; return the losses."""
+        window, targets = asked.window, np.array(asked.chunk, np.int64)
+        window.last = asked.chunk[-1]
+        if window.learns:
+            window.logits, window.targets = logits, torch.from_numpy(targets)
+        return self._head(logits, targets, gradient=False)[0]
 
 
 @dataclass(eq=False)
@@ -233,20 +283,8 @@ class ComputedTracer:
             window.past = self._run_past(context[:-1], live)
         return window
 
-    def score(self, window: _Computed, chunk: Sequence[int], live: Live | None) -> Nats:
-        inputs, past = [window.last, *chunk[:-1]], window.past
-        if window.tokens:
-            past = self._run_past(window.tokens, live)
-        tensors = None if live is None else live.tensors
-        with torch.set_grad_enabled(live is not None):
-            hidden, after = self._module.read(torch.tensor(inputs), adapter=tensors, past=past)
-            losses = self._module.losses(hidden, torch.tensor(chunk))
-        if window.tokens is None:
-            window.past = detach(after)
-        else:
-            window.tokens += inputs
-        window.last, window.losses = chunk[-1], losses
-        return losses.detach().numpy()
+    def score_all(self, asked: Sequence[Asked]) -> list[Nats]:
+        return [self._score(each.window, each.chunk, each.live) for each in asked]
 
     def differentiate(self, window: _Computed, live: Live) -> None:
         del live
@@ -266,6 +304,21 @@ class ComputedTracer:
         tensors = None if live is None else live.tensors
         hidden, _ = self._module.read(torch.tensor(tokens), adapter=tensors)
         return self._module.logits(hidden).numpy()
+
+    def _score(self, window: _Computed, chunk: Sequence[int], live: Live | None) -> Nats:
+        inputs, past = [window.last, *chunk[:-1]], window.past
+        if window.tokens:
+            past = self._run_past(window.tokens, live)
+        tensors = None if live is None else live.tensors
+        with torch.set_grad_enabled(live is not None):
+            hidden, after = self._module.read(torch.tensor(inputs), adapter=tensors, past=past)
+            losses = self._module.losses(hidden, torch.tensor(chunk))
+        if window.tokens is None:
+            window.past = detach(after)
+        else:
+            window.tokens += inputs
+        window.last, window.losses = chunk[-1], losses
+        return losses.detach().numpy()
 
     @torch.no_grad()
     def _run_past(self, tokens: Sequence[int], live: Live | None) -> Any:

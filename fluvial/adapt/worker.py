@@ -18,7 +18,7 @@ import safetensors.numpy
 from fluvial.adapt.calibration import ensure_basis
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.probe import load_probe
-from fluvial.adapt.rule import Rule
+from fluvial.adapt.rule import Read, Rule
 from fluvial.errors import FluvialError
 from fluvial.frame import ClosedError, read_frame, write_frame
 from fluvial.model.basis import Bases
@@ -81,14 +81,13 @@ def _load(learner: Learner, header: dict[str, Any], body: bytes) -> Reply:
 
 
 def _read(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:
-    result = learner.read(
-        header["session"],
-        context=header["context"],
-        chunk=header["chunk"],
-        learn=header["learn"],
-        place=None if header["place"] is None else tuple(header["place"]),
-    )
-    return asdict(result), b""
+    results = learner.read_all([_take_read(each) for each in header["reads"]])
+    return {"results": [asdict(result) for result in results]}, b""
+
+
+def _take_read(fields: dict[str, Any]) -> Read:
+    place = fields.pop("place")
+    return Read(**fields, place=None if place is None else tuple(place))
 
 
 def _settle(learner: Learner, header: dict[str, Any], _: bytes) -> Reply:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fluvial.adapt.bounding import Settlement
 from fluvial.adapt.learner import Learner
-from fluvial.adapt.rule import ChunkResult, Rule
+from fluvial.adapt.rule import ChunkResult, Read, Rule
 from fluvial.adapt.tracer import RecordedTracer
 from fluvial.model.checkpoint import Checkpoint
 
@@ -88,18 +88,23 @@ class Stream:
         return self.at >= len(self.ids)
 
     def read(self) -> None:
-        size, at = self.rule.chunk_tokens, self.at
+        read_together([self])
+
+    def cut(self) -> Read:
+        """Return the next chunk as it is asked for."""
+        at = self.at
         context = [0, *self.ids[max(0, at - self.rule.overlap_tokens) : at]]
-        self.results.append(
-            self.learner.read(
-                self.session,
-                context=context[-self.rule.overlap_tokens :],
-                chunk=self.ids[at : at + size],
-                learn=self.learn,
-                place=(self.session, at),
-            )
+        return Read(
+            session=self.session,
+            context=context[-self.rule.overlap_tokens :],
+            chunk=self.ids[at : at + self.rule.chunk_tokens],
+            learn=self.learn,
+            place=(self.session, at),
         )
-        self.at = min(at + size, len(self.ids))
+
+    def take(self, result: ChunkResult) -> None:
+        self.results.append(result)
+        self.at = min(self.at + self.rule.chunk_tokens, len(self.ids))
         if self.learn and (self.at % self.version_tokens == 0 or self.ended):
             self.settle()
 
@@ -111,6 +116,13 @@ class Stream:
         while not self.ended:
             self.read()
         return self
+
+
+def read_together(streams: Sequence[Stream]) -> None:
+    """Read the next chunk of each stream of one learner in one batch."""
+    results = streams[0].learner.read_all([stream.cut() for stream in streams])
+    for stream, result in zip(streams, results, strict=True):
+        stream.take(result)
 
 
 def read_alone(learner: Learner, ids: Sequence[int], *, learn: bool = True) -> Stream:

@@ -4,13 +4,17 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fluvial.adapt.cache import AdapterCache
-from fluvial.errors import ConflictError, ModelError
+from fluvial.adapt.reader import MAX_FAILURES
+from fluvial.adapt.rule import ChunkResult, Read
+from fluvial.errors import ConflictError, LearnerError, ModelError
+from fluvial.types import Session
 from tests.adapt.conftest import Desk, open_desk
 
 TEXT = "the thing is that the king is in the ring. " * 30
@@ -93,6 +97,101 @@ def test_sessions_are_read_in_turn(desk: Desk) -> None:
     desk.wait(lambda: desk.count("score") >= 2)
     desk.wait_ended(short, desk.queue(short, TEXT))
     assert desk.store.reading(long, first.id).status == "reading"
+
+
+def test_sessions_with_queued_texts_are_asked_for_in_one_request(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _note_requests(desk, monkeypatch)
+    sessions = _queue_at_once(desk, 2)
+    chunks = [len(desk.store.scores(session)) for session in sessions]
+    assert chunks[0] == chunks[1] > 4
+    assert sum(map(len, asked)) == sum(chunks)
+    assert [set(names) for names in asked].count({s.id for s in sessions}) >= chunks[0] - 1
+    first, second = (
+        [(v.drift, v.text_sha256) for v in desk.store.versions(each)] for each in sessions
+    )
+    assert first == second
+
+
+def test_the_cost_of_a_request_is_shared_out_among_its_chunks(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = 0.0
+    read_all = desk.learner.read_all
+
+    def read_slowly(reads: Sequence[Read]) -> list[ChunkResult]:
+        nonlocal took
+        began = time.monotonic()
+        time.sleep(0.05)
+        results = read_all(reads)
+        took += time.monotonic() - began
+        return results
+
+    monkeypatch.setattr(desk.learner, "read_all", read_slowly)
+    sessions = _queue_at_once(desk, 3)
+    cost = sum(score.seconds or 0 for each in sessions for _, score in desk.store.scores(each))
+    assert cost == pytest.approx(took, rel=0.2)
+
+
+def test_a_chunk_that_fails_the_learner_fails_its_own_reading_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _note_requests(desk, monkeypatch, poison="poison " * 40)
+    sessions = _queue_at_once(desk, 2, first="poison " * 40 + TEXT)
+    bad, good = (desk.store.readings(each)[0] for each in sessions)
+    assert (bad.status, good.status) == ("failed", "done")
+    assert "poisoned" in bad.error
+    assert sum(sessions[0].id in names for names in asked) == MAX_FAILURES
+    starts = [score.start for _, score in desk.store.scores(sessions[1])]
+    assert starts == list(range(0, good.tokens_total or 0, 64))
+
+
+def test_a_damaged_version_fails_no_other_session_of_its_batch(desk: Desk) -> None:
+    sessions = _queue_at_once(desk, 2)
+    damaged = desk.store.session(sessions[0].id, owner="me")
+    desk.store.version_path(damaged, damaged.version).write_bytes(b"no version")
+    desk.history._cache = AdapterCache(kept=8)
+    desk.reader._study.forget(damaged.id)
+    _queue_for(desk, sessions)
+    last = [desk.store.readings(each)[-1].status for each in sessions]
+    assert last == ["failed", "done"]
+
+
+def _note_requests(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, *, poison: str = ""
+) -> list[list[str]]:
+    """Note the sessions of each request; one that holds the beginning of `poison` fails."""
+    asked: list[list[str]] = []
+    read_all = desk.learner.read_all
+    begin = desk.reader._tokenizer.encode(poison)[:16]
+
+    def read(reads: Sequence[Read]) -> list[ChunkResult]:
+        asked.append([each.session for each in reads])
+        if begin and any([*each.chunk[:16]] == begin for each in reads):
+            raise LearnerError("poisoned")
+        return read_all(reads)
+
+    monkeypatch.setattr(desk.learner, "read_all", read)
+    return asked
+
+
+def _queue_at_once(desk: Desk, count: int, *, first: str = TEXT) -> list[Session]:
+    sessions = [desk.begin() for _ in range(count)]
+    _queue_for(desk, sessions, first=first)
+    return sessions
+
+
+def _queue_for(desk: Desk, sessions: Sequence[Session], *, first: str = TEXT) -> None:
+    """Queue a text for each before the reader looks, and wait for them all."""
+    texts = [first, *[TEXT] * (len(sessions) - 1)]
+    readings = [
+        desk.store.create_reading(session, kind="document", name="t", text=text)
+        for session, text in zip(sessions, texts, strict=True)
+    ]
+    desk.reader.wake()
+    for session, reading in zip(sessions, readings, strict=True):
+        desk.wait_ended(session, reading)
 
 
 def test_small_messages_wait_until_there_is_enough(desk: Desk) -> None:

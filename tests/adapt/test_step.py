@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluvial.adapt.step import Memory, Pace, take_step
+from fluvial.adapt.pace import Pace
+from fluvial.adapt.step import Memory, take_step
 from fluvial.engine.adam import measure_norm, take_adam_step
 from fluvial.errors import EngineError
 from fluvial.native.library import use_threads
