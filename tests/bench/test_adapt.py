@@ -51,7 +51,7 @@ def test_the_table_has_the_promised_fields(
     assert row["gain_pct"] == pytest.approx(
         100 * (1 - row["adapted_bpb"] / row["frozen_bpb"]), abs=0.01
     )
-    assert row["gain_pct"] > 2, "a text that repeats itself is learned"
+    assert row["gain_pct"] > 1.5, "a text that repeats itself is learned"
 
 
 def test_frozen_is_what_the_learner_scores_by_itself(
