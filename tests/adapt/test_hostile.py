@@ -179,7 +179,7 @@ def test_numbers_too_large_to_store_are_refused(checkpoint: Checkpoint, graph_di
     assert_equal(refused.tensors, good.tensors)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_brings_the_last_version_back(
     checkpoint: Checkpoint, graph_dir: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
@@ -203,6 +203,26 @@ def test_a_gradient_that_is_not_finite_brings_the_last_version_back(
     _assert_sound(learner, stream.versions[1])
 
 
+def test_a_gradient_that_is_huge_but_finite_is_cut_down(
+    checkpoint: Checkpoint, graph_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = open_learner(checkpoint, graph_dir=graph_dir)
+    stream = _start(learner, draw_tokens(5, 512))
+    _read_chunks(stream, 5)
+    differentiate = learner._tracer.differentiate
+
+    def enlarge(window: Any, live: Any) -> None:
+        differentiate(window, live)
+        next(iter(live.trained.values())).grad.fill_(3e38)
+
+    monkeypatch.setattr(learner._tracer, "differentiate", enlarge)
+    _read_chunks(stream, 1)
+    monkeypatch.undo()
+    _read_chunks(stream, 2)
+    assert all(result.learned for result in stream.results)
+    _assert_sound(learner, stream.versions[1])
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
 def test_a_step_that_overflows_is_found_by_the_next_chunk_and_taken_back(
     checkpoint: Checkpoint, graph_dir: Path, monkeypatch: pytest.MonkeyPatch, value: float
@@ -212,10 +232,14 @@ def test_a_step_that_overflows_is_found_by_the_next_chunk_and_taken_back(
     stream = _start(learner, draw_tokens(5, 512))
     _read_chunks(stream, 5)
 
-    def overflow(_: Any, gradients: Mapping[str, torch.Tensor], __: Any) -> dict[str, Any]:
-        return {name: torch.full_like(each, value) for name, each in gradients.items()}
+    @torch.no_grad()
+    def overflow(_: Any, trained: Mapping[str, torch.Tensor], *__: Any, **___: Any) -> bool:
+        for each in trained.values():
+            each.grad = None
+            each.fill_(value)
+        return True
 
-    monkeypatch.setattr(learner_module, "step", overflow)
+    monkeypatch.setattr(learner_module, "take_step", overflow)
     _read_chunks(stream, 1)
     monkeypatch.undo()
     _read_chunks(stream, 1)
