@@ -45,7 +45,8 @@ def ensure_basis(
 ) -> Basis | None:
     """Let a learner's new sessions stand on the basis of its checkpoint, and return it.
 
-    It is made where there is none, or `again`; None where the checkpoint only runs in float32.
+    It is made where neither its folder nor the package has one, or `again`; None where the
+    checkpoint only runs in float32.
     Raises LearnerError and StorageError.
     """
     if learner.measure_inputs is None:
@@ -54,6 +55,9 @@ def ensure_basis(
     shapes = list_shapes(declaration, rank=rule.rank)
     shapes = {name: shape for name, shape in shapes.items() if name.endswith(".a")}
     basis = None if again else bases.find(shapes, checkpoint=checkpoint.sha256)
+    if basis is None and not again:
+        bases.ship(checkpoint=checkpoint.sha256)
+        basis = bases.find(shapes, checkpoint=checkpoint.sha256)
     if basis is None:
         tensors = calibrate(
             declaration,
@@ -146,7 +150,8 @@ def _whiten(random_IR: Doubles, talk_NI: Doubles, plain_NI: Doubles) -> Floats:
     white_IR = damping**-0.5 * random_IR
     white_IR += directions_IK @ (inside_K[:, None] * (directions_IK.T @ random_IR))
     scale = np.linalg.norm(plain_NI @ random_IR) / np.linalg.norm(plain_NI @ white_IR)
-    return (scale * white_IR).astype(np.float32)
+    # As half as many bytes hold it: it is random anyhow.
+    return (scale * white_IR).astype(np.float16).astype(np.float32)
 
 
 def _decompose(x_NI: Doubles) -> tuple[Doubles, Doubles]:

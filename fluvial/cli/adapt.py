@@ -30,7 +30,7 @@ def calibrate(model: str, data_dir: Path | None, config_file: Path | None, as_js
 
     They are whitened by what the model's layers see in neutral conversations, so that what a
     session learns touches its other answers less. It happens by itself when a model learns for the
-    first time; versions that stand on an older basis keep it.
+    first time, unless the package has its basis; versions that stand on an older one keep it.
     """
     settings = load_settings(config_file, data_dir=data_dir, model=model)
     path = ensure_model(settings.model, settings)

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from fluvial.errors import ModelError, StorageError
@@ -21,6 +23,8 @@ from fluvial.model.adapter import Tensors
 
 FOLDER = "bases"
 """Of the data folder."""
+SHIPPED = Path(__file__).parents[1] / "adapt" / "bases"
+"""Those of the catalogue's models, which need not be made."""
 MAX_BYTES = 2**30
 KEPT = 4
 _SUFFIX = ".safetensors"
@@ -46,8 +50,17 @@ class Bases:
 
     def save(self, tensors: Tensors, *, checkpoint: str) -> Basis:
         """Write a basis of the checkpoint (its sha256). Raises StorageError."""
-        data = safetensors.numpy.save(dict(tensors))
-        basis = Basis(hashlib.sha256(data).hexdigest(), dict(tensors))
+        data = safetensors.numpy.save({name: _narrow(each) for name, each in tensors.items()})
+        return self._write(data, dict(tensors), checkpoint=checkpoint)
+
+    def ship(self, *, checkpoint: str) -> None:
+        """Copy those that the package has for a checkpoint. Raises ModelError, StorageError."""
+        for path in sorted(SHIPPED.glob(f"{checkpoint[:16]}-*{_SUFFIX}")):
+            basis = _read(path, path.stem.rpartition("-")[2])
+            self._write(path.read_bytes(), basis.tensors, checkpoint=checkpoint)
+
+    def _write(self, data: bytes, tensors: Tensors, *, checkpoint: str) -> Basis:
+        basis = Basis(hashlib.sha256(data).hexdigest(), tensors)
         path = self._folder / f"{checkpoint[:16]}-{basis.sha256}{_SUFFIX}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +138,13 @@ def _read(path: Path, sha256: str) -> Basis:
     except SafetensorError as error:
         raise ModelError(f"the basis {path} is damaged: {error}") from None
     for name, each in tensors.items():
-        sound = each.dtype == np.float32 and each.ndim == 2 and np.isfinite(each).all()
+        sound = each.dtype in (np.float16, np.float32) and each.ndim == 2
+        sound = sound and bool(np.isfinite(each).all())
         if not (sound and name.endswith(".a")):
             raise ModelError(f"the basis {path} holds {name!r}, which is no first factor")
-    return Basis(sha256, tensors)
+    return Basis(sha256, {name: each.astype(np.float32) for name, each in tensors.items()})
+
+
+def _narrow(array: NDArray[np.float32]) -> NDArray[Any]:
+    half = array.astype(np.float16)
+    return half if np.array_equal(half, array) else array

@@ -9,7 +9,8 @@ import safetensors.numpy
 from fluvial.errors import ModelError
 from fluvial.model.adapter import Tensors
 from fluvial.model.adapter_file import decode, encode
-from fluvial.model.basis import Bases
+from fluvial.model.basis import SHIPPED, Bases
+from fluvial.model.catalogue import load_catalogue
 from fluvial.testing import ToyDeclaration
 
 CHECKPOINT = "a" * 64
@@ -79,7 +80,7 @@ def test_names_that_are_no_hash_are_refused(bases: Bases, name: str) -> None:
     "tensors",
     [
         {"layers.0.qkv.b": np.ones((2, 2), np.float32)},
-        {"layers.0.qkv.a": np.ones((2, 2), np.float64)},
+        {"layers.0.qkv.a": np.ones((2, 2, 2), np.float32)},
         {"layers.0.qkv.a": np.full((2, 2), np.nan, np.float32)},
     ],
 )
@@ -89,6 +90,17 @@ def test_a_file_of_something_else_is_refused(
     saved = bases.save(tensors, checkpoint=CHECKPOINT)
     with pytest.raises(ModelError, match="no first factor"):
         Bases(tmp_path).load(saved.sha256)
+
+
+def test_the_package_has_those_of_the_two_main_models(tmp_path: Path) -> None:
+    catalogue = load_catalogue()
+    for name in ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"):
+        bases, checkpoint = Bases(tmp_path / name), str(catalogue[name].sha256)
+        bases.ship(checkpoint=checkpoint)
+        (basis,) = bases.list(checkpoint)
+        assert len(basis.tensors) >= 4
+        assert {each.dtype for each in basis.tensors.values()} == {np.dtype(np.float32)}
+    assert len([*SHIPPED.iterdir()]) == 2
 
 
 def test_an_adapter_keeps_only_what_its_basis_has_not(bases: Bases) -> None:

@@ -10,6 +10,7 @@ from fluvial.model.architecture.declaration import Rotary
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.module import Module
 from fluvial.model.module.attention import attend
+from fluvial.model.module.gradient import Scoring
 from fluvial.model.module.rotary import turn
 from tests.convert import write_gguf
 from tests.families import FAMILIES
@@ -83,7 +84,8 @@ def test_attention_is_what_its_formula_says(
 ) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(4, num_new, 8), torch.randn(2, 20, 8), torch.randn(2, 20, 6)
-    found = attend(q, k, v, scale=0.5, window=window, softcap=softcap).view(num_new, 4, 6)
+    scoring = Scoring(scale=0.5, window=window, softcap=softcap)
+    found = attend(q, k, v, scoring).view(num_new, 4, 6)
     for token in range(num_new):
         last = 20 - num_new + token
         first = 0 if window is None else max(0, last - window + 1)
