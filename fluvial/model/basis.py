@@ -138,7 +138,7 @@ def _read(path: Path, sha256: str) -> Basis:
     except SafetensorError as error:
         raise ModelError(f"the basis {path} is damaged: {error}") from None
     for name, each in tensors.items():
-        sound = each.dtype in (np.float16, np.float32) and each.ndim == 2
+        sound = each.dtype.name in ("float16", "float32") and each.ndim == 2
         sound = sound and bool(np.isfinite(each).all())
         if not (sound and name.endswith(".a")):
             raise ModelError(f"the basis {path} holds {name!r}, which is no first factor")
