@@ -35,7 +35,10 @@ def test_each_point_learns_as_much_as_it_says(tmp_path: Path, tiny_model: Path) 
 
 
 def test_the_picture_shows_each_point_and_joins_those_that_none_beats() -> None:
-    result = {"model": "m & m", "points": [_point(2.2, 9), _point(1.5, 7), _point(1.6, 5)]}
+    result: dict[str, Any] = {
+        "model": "m & m",
+        "points": [_point(2.2, 9), _point(1.5, 7), _point(1.6, 5)],
+    }
     assert [point["gain_pct"] for point in find_best(result["points"])] == [7, 9]
     root = ElementTree.fromstring(draw_frontier(result))  # noqa: S314 - our own picture
     tags = [element.tag.rpartition("}")[2] for element in root.iter()]
