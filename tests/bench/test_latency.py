@@ -70,7 +70,7 @@ def test_a_reading_that_fails_is_no_measurement(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the disk is gone")
 
-    monkeypatch.setattr("fluvial.adapt.study.Study.read_chunk", fail)
+    monkeypatch.setattr("fluvial.adapt.study.Study.read_chunks", fail)
     with pytest.raises(LearnerError, match="the disk is gone"):
         run(file, settings=settings, rounds=1)
 
