@@ -13,7 +13,7 @@ from fluvial.model.adapter import Tensors
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 
-RULE = {"rank": 4, "share": 1, "chunk_tokens": 64, "overlap_tokens": 32, "stride_tokens": 256}
+RULE = {"rank": 4, "depth": 1, "chunk_tokens": 64, "overlap_tokens": 32, "stride_tokens": 256}
 TEXT = "the thing is that the king is in the ring, and 国王 sings. " * 40
 
 
@@ -51,7 +51,7 @@ def test_the_table_has_the_promised_fields(
     assert row["gain_pct"] == pytest.approx(
         100 * (1 - row["adapted_bpb"] / row["frozen_bpb"]), abs=0.01
     )
-    assert row["gain_pct"] > 1.5, "a text that repeats itself is learned"
+    assert row["gain_pct"] > 2, "a text that repeats itself is learned"
 
 
 def test_frozen_is_what_the_learner_scores_by_itself(
