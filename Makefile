@@ -75,7 +75,7 @@ $(VENV)/.base: Makefile
 $(VENV)/.run: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "setup: Python packages (a few minutes the first time)"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable .
+	@$(PIP) --no-build-isolation --editable ".[gate]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -14,6 +14,7 @@
     ├── StorageError            507  the disk refused a write
     ├── BusyError               429  no more work can be taken now; says when to try again
     ├── EngineError             500  the decoder failed on one answer; the engine goes on
+    ├── GuardError              500  a check of the guard failed; nothing more is shown
     └── LearnerError            500  the learner process failed; the session itself is intact
 
 Each carries a message for people (what was wrong, what would be right), a stable `code` for
@@ -111,6 +112,11 @@ class BusyError(FluvialError):
 class EngineError(FluvialError):
     status = 500
     code = "engine_failed"
+
+
+class GuardError(FluvialError):
+    status = 500
+    code = "guard_failed"
 
 
 class LearnerError(FluvialError):

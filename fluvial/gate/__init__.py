@@ -1,0 +1,1 @@
+"""The release gate: bars written before testing, verdicts bound to the exact weights."""
