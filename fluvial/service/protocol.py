@@ -1,6 +1,6 @@
 """What the service needs from the layers it joins, as small protocols."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol, Self
 
 from fluvial.model.adapter import Adapter
@@ -93,3 +93,24 @@ class Learner(Protocol):
 
     @property
     def state(self) -> LearnerState: ...
+
+
+class Audit(Protocol):
+    """The record of what was done here. See `fluvial.store.audit.AuditLog`."""
+
+    def append(
+        self,
+        kind: str,
+        *,
+        actor: str,
+        subject: str,
+        detail: Mapping[str, str | int | float | bool | None],
+    ) -> None:
+        """Put an entry on record; once this returns, it is safe on the disk.
+
+        `kind` is such as "guard.refused"; `actor` who did it ("local", "system", an owner);
+        `subject` what it was done to (the id of a session, a version, a release). Never put a text
+        into `detail` that someone wrote. Blocks on the disk; any thread may call it. Raises
+        StorageError when the disk refuses: the act itself is the caller's to undo, or to report.
+        """
+        ...
