@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeGuard, assert_never, cast
 
-from fluvial.types import (
+from fluvial.version_note import (
     Adopted,
     ChunkNotFinite,
     Compressed,

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from fluvial.note import decode, encode, read, tell, tell_all, view
-from fluvial.types import (
+from fluvial.version_note import (
     Adopted,
     ChunkNotFinite,
     Compressed,

@@ -8,7 +8,7 @@ import numpy as np
 
 from fluvial.errors import ConflictError
 from fluvial.model.adapter import Adapter, Tensors
-from fluvial.types import ScaledBack, Unmeasured, VersionNote
+from fluvial.version_note import ScaledBack, Unmeasured, VersionNote
 
 Measure = Callable[[Tensors], float]
 """Measures the drift of an adapter's tensors: divergence from the base, nats a token."""

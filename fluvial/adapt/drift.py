@@ -15,7 +15,7 @@ from fluvial.adapt.bounding import Settlement, bound
 from fluvial.adapt.live import Live
 from fluvial.errors import ConflictError
 from fluvial.model.adapter import Tensors
-from fluvial.types import NotFinite, OverBudget, VersionNote
+from fluvial.version_note import NotFinite, OverBudget, VersionNote
 
 PROBE_TOKENS = 160
 

@@ -16,7 +16,6 @@ from fluvial.store.file import write_atomically
 from fluvial.store.store import Store
 from fluvial.types import (
     BASE_VERSION,
-    Adopted,
     Holding,
     Publication,
     Reading,
@@ -24,9 +23,9 @@ from fluvial.types import (
     Session,
     StoredMessage,
     Version,
-    VersionNote,
     VersionOrigin,
 )
+from fluvial.version_note import Adopted, VersionNote
 
 LEAST_KEPT = 8
 NO_LIMITS = Limits(session_bytes=2**63, owner_bytes=2**63)

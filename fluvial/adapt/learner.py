@@ -29,7 +29,7 @@ from fluvial.errors import LearnerError
 from fluvial.model.adapter import Tensors, create_tensors
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.opening import AnyCheckpoint
-from fluvial.types import ChunkNotFinite, ReadsWorse, VersionNote
+from fluvial.version_note import ChunkNotFinite, ReadsWorse, VersionNote
 
 SCORED_AT_ONCE = 256
 

@@ -19,7 +19,8 @@ from fluvial.service.archive import pack, unpack
 from fluvial.service.merging import LEAST_LOSS
 from fluvial.service.model import Served
 from fluvial.service.version import Versions
-from fluvial.types import Compressed, Imported, Session, Version
+from fluvial.types import Session, Version
+from fluvial.version_note import Compressed, Imported
 
 Format = Literal["fluvial", "peft", "gguf"]
 

@@ -17,7 +17,8 @@ from fluvial.model.merge import compress, merge
 from fluvial.service.model import Served
 from fluvial.service.version import Versions
 from fluvial.store import Store
-from fluvial.types import BASE_VERSION, Compressed, Session, Version
+from fluvial.types import BASE_VERSION, Session, Version
+from fluvial.version_note import Compressed
 
 MAX_PARTS = 8
 MAX_RANK = 64

@@ -8,7 +8,8 @@ from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
 from fluvial.note import decode, encode
-from fluvial.types import PassageNote, Version, VersionNote
+from fluvial.types import PassageNote, Version
+from fluvial.version_note import VersionNote
 
 
 @final

@@ -15,7 +15,8 @@ from fluvial.errors import ConflictError, ModelError, NotFoundError
 from fluvial.model.checkpoint import open_checkpoint
 from fluvial.store import Store
 from fluvial.testing import MODEL, make_tensors, open_toy_history
-from fluvial.types import Adopted, ScaledBack, Session, Version
+from fluvial.types import Session, Version
+from fluvial.version_note import Adopted, ScaledBack
 from tests.families import create_random_adapter
 
 

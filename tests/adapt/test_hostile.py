@@ -17,7 +17,7 @@ from fluvial.adapt.tally import JUMP
 from fluvial.model.adapter import create_tensors
 from fluvial.model.checkpoint import Checkpoint, open_checkpoint
 from fluvial.model.opening import open_tokenizer
-from fluvial.types import ChunkNotFinite, NotFinite, OverBudget, ReadsWorse, ScaledBack
+from fluvial.version_note import ChunkNotFinite, NotFinite, OverBudget, ReadsWorse, ScaledBack
 from tests.adapt.conftest import open_desk
 from tests.adapt.stream import (
     BUDGET,

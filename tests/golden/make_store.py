@@ -11,16 +11,8 @@ from pathlib import Path
 
 from fluvial.store import Store, write_atomically
 from fluvial.store.migration import HEAD
-from fluvial.types import (
-    Adopted,
-    ChunkScore,
-    Message,
-    PassageNote,
-    Reading,
-    ScaledBack,
-    Session,
-    Version,
-)
+from fluvial.types import ChunkScore, Message, PassageNote, Reading, Session, Version
+from fluvial.version_note import Adopted, ScaledBack
 
 
 def make(folder: Path) -> None:

@@ -21,7 +21,8 @@ from fluvial.service import Service
 from fluvial.service import archive as archive_module
 from fluvial.service.exchange import Format
 from fluvial.testing import MODEL, ScriptedLearner, make_rig
-from fluvial.types import Compressed, Imported, ScaledBack, Session, Unmeasured, Version
+from fluvial.types import Session, Version
+from fluvial.version_note import Compressed, Imported, ScaledBack, Unmeasured
 from tests.families import create_random_adapter
 
 FORMATS: list[Format] = ["peft", "gguf"]

@@ -10,7 +10,8 @@ from fluvial.config import load
 from fluvial.errors import ConflictError, FluvialError, ForbiddenError, NotFoundError
 from fluvial.service.merging import Part, add_up
 from fluvial.testing import MODEL, Rig, make_rig, make_tensors
-from fluvial.types import ScaledBack, Session
+from fluvial.types import Session
+from fluvial.version_note import ScaledBack
 
 
 @pytest.fixture

@@ -1,16 +1,8 @@
 """Records to fill a store with."""
 
 from fluvial.store import Store
-from fluvial.types import (
-    Adopted,
-    ChunkScore,
-    Learning,
-    Reading,
-    ScaledBack,
-    Session,
-    Version,
-    VersionNote,
-)
+from fluvial.types import ChunkScore, Learning, Reading, Session, Version
+from fluvial.version_note import Adopted, ScaledBack, VersionNote
 
 NOTES: tuple[VersionNote, ...] = (Adopted(name="rivers"), ScaledBack(drift=0.1234567, budget=0.1))
 

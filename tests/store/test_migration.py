@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 import fluvial
 from fluvial.adapt.naming import name_version
 from fluvial.store import Store, migration, table
-from fluvial.types import OldDrift, ParentDeleted
+from fluvial.version_note import OldDrift, ParentDeleted
 
 
 def test_migrations_end_where_the_tables_are(store: Store) -> None:

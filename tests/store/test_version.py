@@ -7,7 +7,8 @@ import pytest
 
 from fluvial.errors import ConflictError, InputError, NotFoundError
 from fluvial.store import Store
-from fluvial.types import PlainNote, Session
+from fluvial.types import Session
+from fluvial.version_note import PlainNote
 
 from .sample import NOTES, add_version, make_score, make_session, make_version
 
