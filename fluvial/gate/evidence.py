@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from fluvial.errors import InputError
+from fluvial.gate.document import MAX_COUNT, STRICT, Count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
@@ -11,10 +14,12 @@ class Calibration:
     `false_alarms` for failures.
     """
 
-    positives: int
-    caught: int
-    negatives: int
-    false_alarms: int
+    __pydantic_config__ = STRICT
+
+    positives: Count
+    caught: Count
+    negatives: Count
+    false_alarms: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,41 @@ class Evidence:
     that can err decided; `calibration` is then its record, None where it has none.
     """
 
-    samples: int
-    clusters: int
-    failed: int
-    errors: int = 0
+    __pydantic_config__ = STRICT
+
+    samples: Count
+    clusters: Count
+    failed: Count
+    errors: Count = 0
     judged: bool = False
     calibration: Calibration | None = None
+
+
+def check_evidence(evidence: Evidence) -> None:
+    """Raise InputError for counts that can't be: negative, huge, or parts greater than wholes."""
+    found = evidence.calibration
+    pairs = [
+        ("failed", evidence.failed, "clusters", evidence.clusters),
+        ("clusters", evidence.clusters, "samples", evidence.samples),
+    ]
+    if found is not None:
+        pairs += [
+            ("caught", found.caught, "positives", found.positives),
+            ("false_alarms", found.false_alarms, "negatives", found.negatives),
+        ]
+    check_counts(("errors", evidence.errors, "counts", MAX_COUNT), *pairs)
+
+
+def check_counts(*pairs: tuple[str, int, str, int]) -> None:
+    """Check parts of wholes, each as (part's name, part, whole's name, whole). InputError."""
+    for part_name, part, whole_name, whole in pairs:
+        for name, count in ((whole_name, whole), (part_name, part)):
+            if type(count) is not int or not 0 <= count <= MAX_COUNT:
+                raise InputError(
+                    f"{name} is {count!r:.80}; a whole number from 0 to {MAX_COUNT} is due",
+                    param=name,
+                )
+        if part > whole:
+            raise InputError(
+                f"{part_name} is {part}, more than {whole_name}, {whole}", param=part_name
+            )
