@@ -10,7 +10,10 @@ from typing import Literal
 from fluvial.version_note import VersionNote
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "deadline", "error"]
+FinishReason = Literal[
+    "stop", "length", "tool_calls", "content_filter", "cancelled", "deadline", "error"
+]
+GuardAction = Literal["flag", "redact", "refuse", "stop"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark"]
 ReadingKind = Literal["document", "message"]
 ReadingStatus = Literal["queued", "reading", "done", "cancelled", "failed"]
@@ -127,10 +130,24 @@ class CallDelta:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardNote:
+    """What the guard did to an answer, the strictest of it, and in which category of its policy.
+
+    `message` tells people what happened and what can be asked instead; empty where nothing was
+    kept from them.
+    """
+
+    action: GuardAction
+    category: str
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Delta:
     """A piece of an answer. The last one carries `finish` and `usage`; its text may be empty.
 
-    `logprobs` are those of the tokens that the text has come to the end of, in order.
+    `logprobs` are those of the tokens that the text has come to the end of, in order. `guard` is
+    carried by the last one, where the guard did anything.
     """
 
     text: str
@@ -138,6 +155,7 @@ class Delta:
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     calls: tuple[CallDelta, ...] = ()
+    guard: GuardNote | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
