@@ -13,7 +13,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal[
     "stop", "length", "tool_calls", "content_filter", "cancelled", "deadline", "error"
 ]
-GuardAction = Literal["flag", "redact", "refuse", "stop"]
+GuardAction = Literal["redact", "refuse", "stop"]
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark"]
 ReadingKind = Literal["document", "message"]
 ReadingStatus = Literal["queued", "reading", "done", "cancelled", "failed"]
