@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fluvial.errors import InputError
+from fluvial.errors import ConflictError, InputError
 from fluvial.gate import plan as plans
 from fluvial.gate.digest import hash_json
 from fluvial.gate.document import (
@@ -109,6 +109,17 @@ def digest(results: Results) -> str:
     """
     seen = {each.name: [each.data_sha256, dump(Evidence, each.evidence)] for each in results.risks}
     return hash_json([results.plan_sha256, dict(results.subjects), seen])
+
+
+def check_plan(results: Results) -> None:
+    """Raise ConflictError unless the plan in the results is the one that they name."""
+    found = plans.digest(results.plan)
+    if found != results.plan_sha256:
+        raise ConflictError(
+            f"the results are of plan {results.plan_sha256[:12]}, but hold plan {found[:12]}: "
+            "it was changed",
+            code="plan_changed",
+        )
 
 
 def load(path: Path) -> Results:

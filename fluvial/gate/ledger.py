@@ -1,0 +1,198 @@
+"""The attempts of every lineage, on record: one line of JSON each, only ever added to.
+
+    {"event": "planned", "at", "lineage", "attempt", "plan_sha256", "previous"}
+    {"event": "started", ... the same ...}
+    {"event": "ended", ... the same ..., "results_sha256"}
+
+`previous` is the sha256 of the line before, 64 zeros at first: a line that was changed or taken out
+in the middle is noticed, lines cut off at the end are not. A plan is on record from when it was
+written, so one that changed since can't be run. Its attempt must be the next of its lineage; plans
+that were never run do not count. A plan may be run again, after a crash or to check it, and that is
+the same attempt; but once it has ended, other results are refused.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from filelock import FileLock
+from pydantic import Field
+
+from fluvial.errors import ConflictError, InputError, StorageError
+from fluvial.gate import plan as plans
+from fluvial.gate import result
+from fluvial.gate.digest import make_canonical
+from fluvial.gate.document import STRICT, Amount, Label, Positive, Sha256, build, dump, read_bytes
+from fluvial.gate.plan import Plan
+from fluvial.gate.result import Results
+
+MAX_LEDGER_BYTES = 2**24
+FILE_NAME = "attempts.jsonl"
+_FIRST = "0" * 64
+
+Event = Literal["planned", "started", "ended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line. `results_sha256` (`result.digest`) stands where the attempt ended."""
+
+    __pydantic_config__ = STRICT
+
+    event: Event
+    at: Amount
+    lineage: Label
+    attempt: Positive
+    plan_sha256: Sha256
+    previous: Sha256
+    results_sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
+
+
+class Ledger:
+    """The ledger in a file, which need not exist yet. Safe to use from several processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def list_entries(self) -> list[Entry]:
+        """Return all lines. Raises InputError where the chain is broken, TooLargeError."""
+        return [entry for entry, _ in self._read()]
+
+    def next_attempt(self, lineage: str) -> int:
+        """Return the number that the next plan of a lineage must have."""
+        ours = [each for each in self.list_entries() if each.lineage == lineage]
+        return 1 + max((each.attempt for each in ours if each.event != "planned"), default=0)
+
+    def enter(self, plan: Plan) -> None:
+        """Put a plan on record, as it was written. Raises ConflictError as `start` does."""
+        with self._lock():
+            self._check_attempt(plan)
+            self._append(plan, event="planned")
+
+    def start(self, plan: Plan) -> None:
+        """Put on record that a plan is run. Call it before the first sample.
+
+        Raises ConflictError when the plan is not on record as it is, or its attempt is not the next
+        of its lineage.
+        """
+        with self._lock():
+            digest = plans.digest(plan)
+            if self._find("started", digest):
+                return
+            if not self._find("planned", digest):
+                raise ConflictError(_tell_unknown(plan, self.list_entries()), code="plan_changed")
+            self._check_attempt(plan)
+            self._append(plan, event="started")
+
+    def end(self, results: Results) -> None:
+        """Put the digest of a run's results on record.
+
+        Raises ConflictError when they are not of the plan they hold, when it was never started, or
+        ended before with other results.
+        """
+        result.check_plan(results)
+        with self._lock():
+            if not self._find("started", results.plan_sha256):
+                raise ConflictError("no run of this plan is on record", code="not_on_record")
+            if not self._find("ended", results.plan_sha256):
+                seen = result.digest(results)
+                self._append(results.plan, event="ended", results_sha256=seen)
+            self.check(results)
+
+    def check(self, results: Results) -> None:
+        """Raise ConflictError unless these are the results that are on record for their plan."""
+        result.check_plan(results)
+        ended = self._find("ended", results.plan_sha256)
+        if not ended:
+            raise ConflictError(
+                f"no finished run of this plan is on record in {self.path}", code="not_on_record"
+            )
+        if ended[0].results_sha256 != result.digest(results):
+            raise ConflictError(
+                f"attempt {ended[0].attempt} of {ended[0].lineage!r} ended with other results; what "
+                "comes of testing again counts only as a new attempt, with a new plan",
+                code="other_results",
+            )
+
+    def _check_attempt(self, plan: Plan) -> None:
+        due = self.next_attempt(plan.lineage)
+        if plan.attempt != due:
+            raise ConflictError(
+                f"the plan is attempt {plan.attempt} of {plan.lineage!r}, and {due} is next; write "
+                "a new plan",
+                code="wrong_attempt",
+                param="attempt",
+            )
+
+    def _find(self, event: Event, plan_sha256: str) -> list[Entry]:
+        return [
+            each
+            for each in self.list_entries()
+            if each.event == event and each.plan_sha256 == plan_sha256
+        ]
+
+    def _read(self) -> list[tuple[Entry, str]]:
+        """Return each entry with the sha256 of its line."""
+        if not self.path.exists():
+            return []
+        data = read_bytes(self.path, limit_bytes=MAX_LEDGER_BYTES)
+        if data and not data.endswith(b"\n"):
+            raise InputError(f"{self.path.name}: its last line is cut off")
+        found: list[tuple[Entry, str]] = []
+        before = _FIRST
+        for number, line in enumerate(data.splitlines(), start=1):
+            entry = build(Entry, _parse(line), name=f"{self.path.name}: line {number}")
+            if entry.previous != before:
+                raise InputError(f"{self.path.name}: line {number} does not follow the one before")
+            before = hashlib.sha256(line).hexdigest()
+            found.append((entry, before))
+        return found
+
+    def _append(self, plan: Plan, *, event: Event, results_sha256: str | None = None) -> None:
+        lines = self._read()
+        entry = Entry(
+            event=event,
+            at=time.time(),
+            lineage=plan.lineage,
+            attempt=plan.attempt,
+            plan_sha256=plans.digest(plan),
+            previous=lines[-1][1] if lines else _FIRST,
+            results_sha256=results_sha256,
+        )
+        try:
+            with self.path.open("ab") as file:
+                file.write(make_canonical(dump(Entry, entry)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error}", code="storage_failed") from None
+
+    def _lock(self) -> FileLock:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.path.parent}: {error}", code="storage_failed") from None
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+
+
+def _tell_unknown(plan: Plan, entries: Sequence[Entry]) -> str:
+    """Say why a plan that is not on record can't be run."""
+    alike = [e for e in entries if (e.lineage, e.attempt) == (plan.lineage, plan.attempt)]
+    if not alike:
+        return "the plan is not on record; `fluvial gate plan` writes plans and records them"
+    return (
+        f"the plan changed after it was written: it was {alike[-1].plan_sha256[:12]} and is "
+        f"{plans.digest(plan)[:12]}. Write a new plan"
+    )
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
