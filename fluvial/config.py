@@ -171,6 +171,14 @@ class Settings(BaseSettings):
     compare_tokens: int = Field(
         8192, ge=16, description="Longest text that two versions are compared on."
     )
+    audit_texts: bool = Field(
+        False,
+        description="Whether texts that the guard acted on are kept beside the audit log, until "
+        "their session is deleted; off: digests only.",
+    )
+    audit_bytes: int = Field(
+        2**30, ge=2**24, description="Disk for the audit log; the oldest entries go first."
+    )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest JSON request.")
     max_document_bytes: int = Field(32 * 2**20, ge=1024, description="Largest document.")
 

@@ -114,3 +114,15 @@ class Audit(Protocol):
         StorageError when the disk refuses: the act itself is the caller's to undo, or to report.
         """
         ...
+
+    def describe(self, text: str, *, session: str | None = None) -> Mapping[str, str | int]:
+        """Return what `detail` may say of a text: `text_hmac`, a keyed digest, and `text_chars`.
+
+        Give the text's session, so that what the setting `audit_texts` keeps goes away with it.
+        Raises StorageError.
+        """
+        ...
+
+    def forget(self, session: str) -> None:
+        """Remove what was kept of a session's texts; its entries stay. Raises StorageError."""
+        ...

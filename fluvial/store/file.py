@@ -53,6 +53,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     A reader, also one after a crash, finds the old file or the whole new one.
     Raises StorageError when the disk refuses; `path` is then as it was.
     """
+    write_soon(path, data)
+    with translate_os(f"writing {path.name}"):
+        sync_folder(path.parent)
+
+
+def write_soon(path: Path, data: bytes) -> None:
+    """Write as `write_atomically` does, but a power cut may bring the old file back, whole."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with translate_os(f"writing {path.name}"):
         _make_folder(path.parent)
@@ -63,7 +70,6 @@ def write_atomically(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
 
 
 def remove_file(path: Path) -> None:
@@ -71,7 +77,7 @@ def remove_file(path: Path) -> None:
     with translate_os(f"removing {path.name}"):
         if path.exists():
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
 
 def discard_file(path: Path) -> None:
@@ -130,7 +136,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -141,7 +147,8 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep the names in `folder`. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
