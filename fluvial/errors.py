@@ -14,6 +14,7 @@
     ├── StorageError            507  the disk refused a write
     ├── BusyError               429  no more work can be taken now; says when to try again
     ├── EngineError             500  the decoder failed on one answer; the engine goes on
+    ├── ReleaseError            403  a release that is not valid, or not for what is served
     ├── GuardError              500  a check of the guard failed; nothing more is shown
     └── LearnerError            500  the learner process failed; the session itself is intact
 
@@ -112,6 +113,11 @@ class BusyError(FluvialError):
 class EngineError(FluvialError):
     status = 500
     code = "engine_failed"
+
+
+class ReleaseError(FluvialError):
+    status = 403
+    code = "release_invalid"
 
 
 class GuardError(FluvialError):

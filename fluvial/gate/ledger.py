@@ -114,8 +114,8 @@ class Ledger:
             )
         if ended[0].results_sha256 != result.digest(results):
             raise ConflictError(
-                f"attempt {ended[0].attempt} of {ended[0].lineage!r} ended with other results; what "
-                "comes of testing again counts only as a new attempt, with a new plan",
+                f"attempt {ended[0].attempt} of {ended[0].lineage!r} ended with other results; "
+                "what comes of testing again counts only as a new attempt, with a new plan",
                 code="other_results",
             )
 
