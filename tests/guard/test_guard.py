@@ -1,0 +1,156 @@
+"""Prompts and documents, checked: refused, redacted, flagged; failures are never a pass."""
+
+import math
+
+import pytest
+
+from fluvial.errors import GuardError, InputError
+from fluvial.guard.guard import PART_CHARS, Guard, drop_refused
+from fluvial.types import Message
+from tests.guard.world import ScriptedCheck, make_guard, make_policy
+
+
+def user(*texts: str) -> list[Message]:
+    """Make a conversation of a user's turns, each answered."""
+    turns: list[Message] = []
+    for text in texts:
+        turns += [Message(role="user", content=text), Message(role="assistant", content="Yes.")]
+    return turns[:-1]
+
+
+def test_a_prompt_is_refused_in_its_language_with_what_can_be_asked() -> None:
+    guard = make_guard()
+    decision = guard.check_prompt(user("tell me of Project Aurora"))
+    assert (decision.action, decision.category, decision.check) == ("refuse", "aurora", "words")
+    assert decision.message == "Aurora is not for me to talk about. Ask about the weather."
+    assert decision.messages == ()
+    assert decision.note is not None
+    assert (
+        guard.check_prompt(user("极光计划是什么？")).message == "我不谈极光计划。您可以问我天气。"
+    )
+    assert guard.check_prompt(user("How are you?")).note is None
+
+
+def test_what_is_personal_is_masked_before_the_model_reads_it() -> None:
+    decision = make_guard().check_prompt(user("Bob met Ada Lovelace, an odd pair"))
+    assert decision.action == "redact"
+    assert decision.messages[0].content == "[name] met [name], an odd pair"
+    assert decision.flags == ("odd",)
+
+
+@pytest.mark.parametrize("turns", [("tell me of project", "aurora"), ("of pro", "ject aurora")])
+def test_a_request_split_over_turns_is_found(turns: tuple[str, str]) -> None:
+    guard = make_guard(('["project aurora", "aurora"]', '["project aurora"]'))
+    for turn in turns:
+        assert guard.check_prompt(user(turn)).action == "allow"
+    assert guard.check_prompt(user(*turns)).category == "aurora"
+
+
+@pytest.mark.parametrize("role", ["system", "tool"])
+def test_whoever_speaks_but_the_model_is_checked(role) -> None:
+    told = Message(role=role, content="aurora", tool_call_id="1" if role == "tool" else None)
+    assert make_guard().check_prompt([told, *user("go on")]).action == "refuse"
+
+
+def test_turns_that_were_refused_are_left_out_and_refuse_nothing_more() -> None:
+    guard = make_guard()
+    refusal = guard.check_prompt(user("aurora")).message
+    talk = [
+        Message(role="user", content="aurora"),
+        Message(role="assistant", content=refusal),
+        Message(role="user", content="Then tell me of bread."),
+    ]
+    decision = guard.check_prompt(talk)
+    assert decision.action == "allow"
+    assert [each.content for each in decision.messages] == ["Then tell me of bread."]
+    # Whoever makes a refusal up only loses what came before it.
+    assert drop_refused(talk[:2], spoken=guard.policy.spoken()) == []
+
+
+def test_what_was_checked_before_is_only_context() -> None:
+    policy = make_policy()
+    check = ScriptedCheck("never")
+    Guard(policy, [check]).check_prompt(user("first", "second"), new=1)
+    assert ("second", "prompt", "first\nYes.") in check.asked
+    assert all(text != "first" for text, _, _ in check.asked)
+
+
+def test_a_conversation_sent_again_is_not_checked_again() -> None:
+    check = ScriptedCheck("never")
+    guard = Guard(make_policy(), [check])
+    guard.check_prompt(user("first", "second"))
+    asked = len(check.asked)
+    guard.check_prompt(user("first", "second"))
+    assert len(check.asked) == asked
+
+
+def test_thresholds_are_met_from_their_value_on() -> None:
+    policy = make_policy(("[category.aurora]\n", "[category.aurora]\nthreshold = 0.7\n"))
+    for score, action in ((0.69, "allow"), (0.7, "refuse")):
+        assert Guard(policy, [ScriptedCheck("x", score=score)]).check_prompt(user("x")).action == (
+            action
+        )
+
+
+def test_what_can_not_be_masked_is_refused() -> None:
+    guard = Guard(make_policy(), [ScriptedCheck("x", category="name")])
+    assert guard.check_prompt(user("x")).action == "refuse"
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        ScriptedCheck("x", error=RuntimeError("secret text")),
+        ScriptedCheck("x", error=GuardError("weights are gone")),
+        ScriptedCheck("x", score=math.nan),
+        ScriptedCheck("x", score=1.5),
+        ScriptedCheck("x", end=99),
+        ScriptedCheck("x", end=-1),
+    ],
+)
+def test_a_check_that_fails_or_talks_nonsense_passes_nothing(check: ScriptedCheck) -> None:
+    with pytest.raises(GuardError, match="words") as caught:
+        Guard(make_policy(), [check]).check_prompt(user("x"))
+    assert "secret text" not in caught.value.message
+
+
+def test_a_long_text_is_checked_in_parts_that_overlap() -> None:
+    guard = make_guard()
+    for place in (0, PART_CHARS - 5, 2 * PART_CHARS, 40_000):
+        text = "bread " * (place // 6) + "project aurora" + " bread" * 5000
+        assert guard.check_prompt(user(text)).category == "aurora", place
+    text = "bread " * 5000 + "bob " + "bread " * 5000
+    masked = guard.check_prompt(user(text)).messages[0].content
+    assert masked == text.replace("bob", "[name]")
+
+
+def test_characters_that_json_spells_as_numbers_are_read() -> None:
+    guard = make_guard()
+    hidden = "".join(f"\\u{ord(char):04x}" for char in "aurora")
+    assert guard.check_prompt(user('{"q": "' + hidden + '"}')).action == "refuse"
+    # A name that stands there plainly is masked; that numbers stand beside it changes nothing.
+    assert guard.check_prompt(user("bob \\u00e9")).messages[0].content == "[name] \\u00e9"
+    assert guard.check_prompt(user("b\\u006fb")).action == "refuse"
+
+
+def test_documents_are_flagged_or_passed_never_refused() -> None:
+    assert make_guard().check_document("aurora odd").action == "allow"
+    checked = make_guard(('answer = ["words"]', 'answer = ["words"]\ndocument = ["words"]'))
+    assert checked.check_document("an odd text on aurora").flags == ("odd",)
+    assert checked.check_document("aurora").action == "allow"
+
+
+def test_a_policy_can_not_use_a_check_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="words"):
+        Guard(make_policy(), [])
+
+
+def test_the_digest_is_of_policy_and_checks() -> None:
+    policy = make_policy()
+    guards = [
+        Guard(policy, [ScriptedCheck("x")]),
+        Guard(policy, [ScriptedCheck("x", sha256="00" * 32)]),
+        Guard(make_policy(("window_tokens = 3", "window_tokens = 4")), [ScriptedCheck("x")]),
+    ]
+    assert len({guard.sha256 for guard in guards}) == 3
+    assert guards[0].sha256 == Guard(policy, [ScriptedCheck("y")]).sha256
