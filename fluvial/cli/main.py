@@ -13,6 +13,7 @@ import click
 
 from fluvial import __version__
 from fluvial.cli.adapt import adapt
+from fluvial.cli.audit import audit
 from fluvial.cli.bench import bench
 from fluvial.cli.chat import chat
 from fluvial.cli.config import config
@@ -30,7 +31,7 @@ def cli() -> None:
     """Fluvial: a self-hosted assistant that adapts while it reads."""
 
 
-for command in (serve, chat, read, sessions, models, adapt, config, bench):
+for command in (serve, chat, read, sessions, models, adapt, audit, config, bench):
     cli.add_command(command)
 
 
