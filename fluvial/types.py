@@ -190,7 +190,8 @@ class PassageNote:
 class StoredMessage:
     """A message of a session. `finish`: None for a user's, and while an answer is being written.
 
-    `passages` tells what stood beside the question; empty but for answers.
+    `passages` tells what stood beside the question; empty but for answers. `guard` tells what the
+    guard did to an answer.
     """
 
     id: str
@@ -202,6 +203,7 @@ class StoredMessage:
     version: int
     finish: FinishReason | None = None
     passages: tuple[PassageNote, ...] = ()
+    guard: GuardNote | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

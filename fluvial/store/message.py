@@ -12,7 +12,15 @@ from fluvial.store.clock import Clock
 from fluvial.store.database import Database
 from fluvial.store.file import check_text, make_id
 from fluvial.store.session import touch
-from fluvial.types import FinishReason, Message, PassageNote, Role, Session, StoredMessage
+from fluvial.types import (
+    FinishReason,
+    GuardNote,
+    Message,
+    PassageNote,
+    Role,
+    Session,
+    StoredMessage,
+)
 
 _COLUMNS = table.select_columns(table.message, StoredMessage)
 
@@ -77,9 +85,10 @@ class MessageTable:
         content: str,
         finish: FinishReason | None,
         version: int | None,
+        guard: GuardNote | None,
     ) -> StoredMessage:
         check_text(content, param="content")
-        given = {"content": content, "finish": finish, "version": version}
+        given = {"content": content, "finish": finish, "version": version, "guard": guard}
         changes = {key: value for key, value in given.items() if value is not None}
         c = table.message.c
         change = update(table.message).where(c.id == message.id, c.session == message.session)

@@ -8,7 +8,7 @@ from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
 from fluvial.note import decode, encode
-from fluvial.types import PassageNote, Version
+from fluvial.types import GuardNote, PassageNote, Version
 from fluvial.version_note import VersionNote
 
 
@@ -28,6 +28,20 @@ class PassageNotes(TypeDecorator[tuple[PassageNote, ...]]):
         self, value: str | None, dialect: Dialect
     ) -> tuple[PassageNote, ...] | None:
         return None if value is None else tuple(PassageNote(**note) for note in json.loads(value))
+
+
+@final
+class GuardRecord(TypeDecorator[GuardNote]):
+    """Keeps what the guard did as a JSON object."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: GuardNote | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(asdict(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> GuardNote | None:
+        return None if value is None else GuardNote(**json.loads(value))
 
 
 @final

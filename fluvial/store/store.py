@@ -22,6 +22,7 @@ from fluvial.store.version import VersionTable
 from fluvial.types import (
     ChunkScore,
     FinishReason,
+    GuardNote,
     Learning,
     Message,
     PassageNote,
@@ -219,9 +220,12 @@ class Store:
         content: str,
         finish: FinishReason | None = None,
         version: int | None = None,
+        guard: GuardNote | None = None,
     ) -> StoredMessage:
-        """Replace the content, and `finish` and `version` where they are not None."""
-        return self._messages.update(message, content=content, finish=finish, version=version)
+        """Replace the content, and `finish`, `version` and `guard` where they are not None."""
+        return self._messages.update(
+            message, content=content, finish=finish, version=version, guard=guard
+        )
 
     def messages(self, session: Session) -> list[StoredMessage]:
         """List the messages in order."""

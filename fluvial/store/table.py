@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from fluvial.store.note import Names, PassageNotes, VersionNotes, VersionRecord
+from fluvial.store.note import GuardRecord, Names, PassageNotes, VersionNotes, VersionRecord
 
 UNFINISHED_MESSAGE = text("role = 'assistant' AND finish IS NULL")
 """Literal, since SQLite uses a partial index only where the query repeats its condition."""
@@ -69,6 +69,7 @@ message = Table(
     Column("version", Integer, nullable=False),
     Column("finish", Text),
     Column("passages", PassageNotes, nullable=False, server_default="[]"),
+    Column("guard", GuardRecord),
     Index("message_by_position", "session", "position", unique=True),
     Index("message_unfinished", "session", sqlite_where=UNFINISHED_MESSAGE),
 )

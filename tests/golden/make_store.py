@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fluvial.store import Store, write_atomically
 from fluvial.store.migration import HEAD
-from fluvial.types import ChunkScore, Message, PassageNote, Reading, Session, Version
+from fluvial.types import ChunkScore, GuardNote, Message, PassageNote, Reading, Session, Version
 from fluvial.version_note import Adopted, ScaledBack
 
 
@@ -62,7 +62,8 @@ def _fill(store: Store, *, owner: str) -> None:
     reading = store.create_reading(session, kind="document", name="河.md", text="河\r\n" * 3)
     notes = [PassageNote(reading=reading.id, name=reading.name, tokens=7)]
     _, answer = store.append_turn(session, messages=hi, parent=None, version=0, passages=notes)
-    store.update_message(answer, content="hello", finish="stop")
+    noted = GuardNote(action="redact", category="email", message="河")
+    store.update_message(answer, content="hello", finish="stop", guard=noted)
     store.update_reading(reading, tokens_total=1024)
     for i in (0, 1):
         _learn(store, session, reading, start=512 * i, parent=i)

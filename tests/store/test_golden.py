@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 FOLDERS = sorted(GOLDEN.glob("store-*"))
 
 NEW_FIELDS: dict[str, dict[str, object]] = {
-    "messages": {"passages": []},
+    "messages": {"passages": [], "guard": None},
     "versions": {
         "origin": "read",
         "text_sha256": "",
