@@ -179,6 +179,21 @@ class Settings(BaseSettings):
     audit_bytes: int = Field(
         2**30, ge=2**24, description="Disk for the audit log; the oldest entries go first."
     )
+    guard: Literal["on", "off"] = Field(
+        "on", description="Whether prompts and answers are checked before anyone sees them."
+    )
+    guard_policy: Path | None = Field(
+        None, description="The guard's policy, a TOML file; none uses the one that ships."
+    )
+    guard_window_tokens: int | None = Field(
+        None, ge=0, le=1024, description="Checked text held back; none: as the policy says."
+    )
+    guard_delay_ms: int | None = Field(
+        None,
+        ge=10,
+        le=60_000,
+        description="After so long held text is checked early; none: as the policy says.",
+    )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest JSON request.")
     max_document_bytes: int = Field(32 * 2**20, ge=1024, description="Largest document.")
 
