@@ -27,7 +27,9 @@ from fluvial.model.architecture.declaration import Group
 from fluvial.service import Service
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, LearnerState
+from fluvial.service.record import Record
 from fluvial.store import Store
+from fluvial.store.audit import AuditLog
 from fluvial.types import (
     ChunkScore,
     Delta,
@@ -435,14 +437,17 @@ def make_rig(
     """
     settings = settings or load(overrides={"data_dir": data_dir})
     hub = Hub()
+    audit = AuditLog.open(data_dir)
+    record = Record(audit)
     store = Store.open(data_dir, learning=settings.learning)
     engine = ScriptedEngine()
     history = open_toy_history(
         store,
         limits=Limits.from_settings(settings),
         on_drop=engine.forget_adapters,
+        on_discard=record.note_discard,
     )
-    reader = ScriptedReader(store=store, history=history, on_event=hub.publish)
+    reader = ScriptedReader(store=store, history=history, on_event=record.listen(hub.publish))
     service = Service(
         settings=settings,
         model=MODEL,
@@ -452,6 +457,7 @@ def make_rig(
         reader=reader,
         learner=ScriptedLearner(),
         hub=hub,
+        audit=audit,
         installed=lambda: [MODEL],
         score=score_toy,
         measure=measure_toy,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from fluvial.adapt.cache import AdapterCache, make_key
-from fluvial.adapt.keeping import Keeper, Limits
+from fluvial.adapt.keeping import Keeper, Limits, OnDiscard
 from fluvial.adapt.naming import name_version
 from fluvial.errors import ConflictError, ModelError, NotFoundError
 from fluvial.model.adapter import Adaptable, Adapter, Tensors
@@ -50,19 +50,21 @@ class History:
         limits: Limits = NO_LIMITS,
         on_drop: OnDrop | None = None,
         bases: Bases | None = None,
+        on_discard: OnDiscard | None = None,
     ) -> None:
         """Keep the tensors of the `kept` versions last used in memory, 1 or more.
 
         Every token of an answer asks for its version: `kept` under the number of answers that are
         written at once has files read for each of them. `on_drop` is told of what is deleted.
-        `bases` are those that versions may stand on.
+        `bases` are those that versions may stand on. `on_discard` is told of each version that
+        goes by quota or expiry, after it has.
         """
         self._store = store
         self._declaration = declaration
         self._checkpoint = checkpoint
         self._bases = bases
         self._cache = AdapterCache(kept=kept)
-        self._keeper = Keeper(store, limits=limits, release=self.release)
+        self._keeper = Keeper(store, limits=limits, release=self.release, on_discard=on_discard)
         self._on_drop = on_drop
 
     # Reading

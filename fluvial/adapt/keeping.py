@@ -15,6 +15,9 @@ from fluvial.types import Holding, Session
 
 DAY_S = 86_400.0
 
+OnDiscard = Callable[[Holding], None]
+"""Told of a version that was deleted over a quota, or because its time had passed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -98,14 +101,23 @@ def _require(what: str, staying: Sequence[Holding], *, size_bytes: int, limit_by
 
 
 class Keeper:
-    """Holds versions to the limits. `release` is told what was deleted: a session, its numbers."""
+    """Holds versions to the limits. `release` is told what was deleted: a session, its numbers.
+
+    `on_discard`, where given, is told, too, and after it; it must not raise.
+    """
 
     def __init__(
-        self, store: Store, *, limits: Limits, release: Callable[[Session, Sequence[int]], None]
+        self,
+        store: Store,
+        *,
+        limits: Limits,
+        release: Callable[[Session, Sequence[int]], None],
+        on_discard: OnDiscard | None = None,
     ) -> None:
         self.limits = limits
         self._store = store
         self._release = release
+        self._on_discard = on_discard
 
     def require_room(self, *, owner: str, session: Session | None, size_bytes: int) -> None:
         """Raise ConflictError `quota_reached` unless a new version can be kept."""
@@ -133,4 +145,6 @@ class Keeper:
                 log.warning("version %s/%d stays: %s", each.session, each.number, error)
             else:
                 gone.append(each)
+                if self._on_discard is not None:
+                    self._on_discard(each)
         return gone

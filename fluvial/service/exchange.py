@@ -18,6 +18,7 @@ from fluvial.model.opening import AnyCheckpoint
 from fluvial.service.archive import pack, unpack
 from fluvial.service.merging import LEAST_LOSS
 from fluvial.service.model import Served
+from fluvial.service.record import Record
 from fluvial.service.version import Versions
 from fluvial.types import Session, Version
 from fluvial.version_note import Compressed, Imported
@@ -56,6 +57,7 @@ class Exchange:
         served: Served,
         history: History,
         versions: Versions,
+        record: Record,
         checkpoint: AnyCheckpoint | None,
         measure: Measure | None,
     ) -> None:
@@ -63,6 +65,7 @@ class Exchange:
         self._served = served
         self._history = history
         self._versions = versions
+        self._record = record
         self._checkpoint = checkpoint
         self._measure = measure
 
@@ -75,6 +78,11 @@ class Exchange:
         terms, without it such a version raises UnsupportedError. So does a model without a
         declaration.
         """
+        made = self._write(session, handle, format=format, lossy=lossy)
+        self._record.note_act("version.exported", session, file=made.name)
+        return made
+
+    def _write(self, session: Session, handle: str, *, format: Format, lossy: bool) -> Exported:
         version = self._versions.find(session, handle)
         name = f"{session.id}-{version.number}.{SUFFIXES[format]}"
         if format == "fluvial":

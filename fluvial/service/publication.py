@@ -2,6 +2,7 @@
 
 from fluvial.adapt.history import History
 from fluvial.service.model import Served
+from fluvial.service.record import Record
 from fluvial.service.version import Versions
 from fluvial.store import Store
 from fluvial.types import Publication, Session, Version
@@ -11,12 +12,19 @@ class Publications:
     """Published copies of versions. They never change, and outlive what they were copied from."""
 
     def __init__(
-        self, *, served: Served, store: Store, history: History, versions: Versions
+        self,
+        *,
+        served: Served,
+        store: Store,
+        history: History,
+        versions: Versions,
+        record: Record,
     ) -> None:
         self._served = served
         self._store = store
         self._history = history
         self._versions = versions
+        self._record = record
 
     def list_all(self) -> list[Publication]:
         """List what is published on this server, by whoever, by name."""
@@ -29,7 +37,11 @@ class Publications:
         """
         version = self._versions.find(session, handle)
         data = self._history.read(session, version)
-        return self._store.publications.create(session, version, name=name, data=data)
+        made = self._store.publications.create(session, version, name=name, data=data)
+        self._record.note_act(
+            "version.published", session, version=version.number, id=version.id, name=made.name
+        )
+        return made
 
     def withdraw(self, name: str, *, owner: str) -> None:
         """Take a publication back; what was adopted stays with those who did.
@@ -37,6 +49,7 @@ class Publications:
         Raises NotFoundError, and ForbiddenError when someone else published it.
         """
         self._store.publications.delete(name, owner=owner)
+        self._record.note_by(owner, "version.withdrawn", name)
 
     def adopt(self, session: Session, name: str) -> Version:
         """Put a copy of a published version in force in a session; readings under way stop.

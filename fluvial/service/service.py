@@ -19,9 +19,10 @@ from fluvial.service.hub import Hub
 from fluvial.service.merging import Merging
 from fluvial.service.model import Served
 from fluvial.service.name import check_name
-from fluvial.service.protocol import Engine, Learner, LearnerState, Reader
+from fluvial.service.protocol import Audit, Engine, Learner, LearnerState, Reader
 from fluvial.service.publication import Publications
 from fluvial.service.reading import Readings
+from fluvial.service.record import Record
 from fluvial.service.state import SessionState, is_active
 from fluvial.service.tool import NO_TOOLS, ToolUse
 from fluvial.service.turn import Turn
@@ -56,6 +57,7 @@ class Service:
         reader: Reader,
         learner: Learner,
         hub: Hub,
+        audit: Audit,
         installed: Callable[[], Sequence[ModelInfo]],
         checkpoint: AnyCheckpoint | None = None,
         score: Score | None = None,
@@ -70,6 +72,8 @@ class Service:
         self.settings = settings
         self.model = model
         self.hub = hub
+        self.audit = audit
+        self.record = record = Record(audit)
         self._engine = engine
         self._store = store
         self._history = history
@@ -91,10 +95,11 @@ class Service:
             history=history,
             readings=self.readings,
             hub=hub,
+            record=record,
             is_busy=self._chat.is_busy,
         )
         self.publications = Publications(
-            served=served, store=store, history=history, versions=versions
+            served=served, store=store, history=history, versions=versions, record=record
         )
         self.merging = Merging(
             settings=settings,
@@ -109,6 +114,7 @@ class Service:
             served=served,
             history=history,
             versions=versions,
+            record=record,
             checkpoint=checkpoint,
             measure=measure,
         )
@@ -199,6 +205,9 @@ class Service:
         if learning == "frozen" and session.version != BASE_VERSION:
             self._store.pin_version(session, session.version, pinned=True)
             session = self._store.session(session.id, owner=session.owner)
+        if learning is not None:
+            kind = "session.frozen" if learning == "frozen" else "session.unfrozen"
+            self.record.note_act(kind, session, version=session.version)
         self._reader.wake()
         self.hub.publish("session", session, session)
         return session
@@ -282,3 +291,5 @@ class Service:
         self._engine.forget(session.id)
         self._history.release(session, numbers)
         self._counts.pop(session.id, None)
+        self.record.forget(session)
+        self.record.note_act("session.deleted", session, versions=len(numbers))

@@ -37,8 +37,10 @@ from fluvial.model.opening import (
 from fluvial.model.outline import OutlinedCheckpoint
 from fluvial.model.registry import Registry
 from fluvial.service.hub import Hub
+from fluvial.service.record import Record
 from fluvial.service.service import Service
 from fluvial.store import Store
+from fluvial.store.audit import AuditLog
 from fluvial.types import ModelInfo
 
 GRAPHS_FOLDER = "graphs"
@@ -60,6 +62,9 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         # The store first: its lock tells at once when another server is at work here.
         store = Store.open(settings.data_dir, learning=settings.learning)
         undo.callback(store.close)
+        audit = AuditLog.open(
+            settings.data_dir, limit_bytes=settings.audit_bytes, keep_texts=settings.audit_texts
+        )
         registry = Registry(settings.data_dir)
         info = registry.ensure(settings.model, offline=settings.offline)
         checkpoint = open_model(Path(info.path), sha256=info.sha256)
@@ -73,6 +78,7 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
             checkpoint=checkpoint,
             engine=engine,
             store=store,
+            audit=audit,
             learner=learner,
             registry=registry,
         )
@@ -224,10 +230,11 @@ def _join(
     checkpoint: AnyCheckpoint,
     engine: Engine,
     store: Store,
+    audit: AuditLog,
     learner: LearnerProcess,
     registry: Registry,
 ) -> Service:
-    hub = Hub()
+    hub, record = Hub(), Record(audit)
     history = History(
         store,
         declaration=checkpoint.declaration,
@@ -236,6 +243,7 @@ def _join(
         limits=Limits.from_settings(settings),
         on_drop=engine.forget_adapters,
         bases=basis.Bases(settings.data_dir / basis.FOLDER),
+        on_discard=record.note_discard,
     )
     reader = Reader(
         store=store,
@@ -246,7 +254,7 @@ def _join(
         checkpoint=info.sha256,
         first_token=choose_first_token(engine.tokenizer),
         version_tokens=settings.version_tokens,
-        on_event=hub.publish,
+        on_event=record.listen(hub.publish),
     )
     first_token = choose_first_token(engine.tokenizer)
 
@@ -263,6 +271,7 @@ def _join(
         reader=reader,
         learner=learner,
         hub=hub,
+        audit=audit,
         installed=registry.list,
         checkpoint=checkpoint,
         score=score,

@@ -13,6 +13,7 @@ from fluvial.errors import ConflictError, InputError, NotFoundError
 from fluvial.service.hub import Hub
 from fluvial.service.name import check_name
 from fluvial.service.reading import Readings
+from fluvial.service.record import Record, describe_version
 from fluvial.service.state import VersionList
 from fluvial.store import Store
 from fluvial.types import BASE_VERSION, Session, StoredMessage, Version
@@ -38,6 +39,7 @@ class Versions:
         history: History,
         readings: Readings,
         hub: Hub,
+        record: Record,
         is_busy: Callable[[str], bool],
     ) -> None:
         """Join the parts; `is_busy` tells whether an answer is being written in a session."""
@@ -46,6 +48,7 @@ class Versions:
         self._history = history
         self._readings = readings
         self._hub = hub
+        self._record = record
         self._is_busy = is_busy
 
     # Finding
@@ -109,13 +112,18 @@ class Versions:
         """Put a version (0: the base) in force; readings under way stop, or they would learn on."""
         number = self.resolve(session, handle)
         self._readings.stop_all(session)
-        return self._tell(self._history.restore(self._now(session), number))
+        before = self._now(session)
+        restored = self._tell(self._history.restore(before, number))
+        self._record.note_act("version.restored", session, version=number, before=before.version)
+        return restored
 
     def pin(self, session: Session, handle: str, *, pinned: bool) -> Version:
         """Keep a version from quota and expiry, or no longer."""
         number = self.resolve(session, handle)
         version = self._store.pin_version(session, number, pinned=pinned)
         self._tell(self._now(session))
+        kind = "version.pinned" if pinned else "version.unpinned"
+        self._record.note_act(kind, session, version=number)
         return version
 
     def branch(
@@ -133,7 +141,9 @@ class Versions:
             if self._is_busy(session.id):
                 raise ConflictError("an answer is being written in it", code="session_busy")
             copied = self._store.messages(session)
-        return self._history.branch(self._now(session), number, title=title, messages=copied)
+        branch = self._history.branch(self._now(session), number, title=title, messages=copied)
+        self._record.note_act("version.branched", session, version=number, branch=branch.id)
+        return branch
 
     def put(self, session: Session, make: Make) -> Version:
         """Put a version that does not come from reading in force; readings under way stop."""
@@ -141,21 +151,25 @@ class Versions:
         session, version = make(self._now(session))
         self._hub.publish("version", session, version)
         self._tell(session)
+        self._record.note_act("version.created", session, **describe_version(version))
         return version
 
     # Deleting
 
     def delete(self, session: Session, handle: str) -> None:
         """Delete a version for good: row, file, caches. Raises ConflictError when in force."""
-        number = self.find(session, handle).number
+        version = self.find(session, handle)
         session = self._now(session)
-        self._history.delete(session, number)
+        self._history.delete(session, version.number)
         self._tell(session)
+        self._record.note_act("version.deleted", session, version=version.number, id=version.id)
 
     def forget(self, session: Session) -> Session:
         """Delete all versions and scores of a session for good; readings under way stop."""
         self._readings.stop_all(session)
-        return self._tell(self._history.forget(self._now(session)))
+        forgotten = self._tell(self._history.forget(self._now(session)))
+        self._record.note_act("session.forgotten", session)
+        return forgotten
 
     # Below
 

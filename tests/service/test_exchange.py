@@ -76,6 +76,7 @@ def open_bench(tmp_path: Path, tiny_model: Path) -> Iterator[Open]:
             reader=rig.reader,
             learner=ScriptedLearner(),
             hub=rig.hub,
+            audit=rig.service.audit,
             installed=list,
             checkpoint=checkpoint if declared else None,
             measure=measure,
