@@ -17,6 +17,7 @@ from fluvial.cli.audit import audit
 from fluvial.cli.bench import bench
 from fluvial.cli.chat import chat
 from fluvial.cli.config import config
+from fluvial.cli.gate import gate
 from fluvial.cli.model import models
 from fluvial.cli.read import read
 from fluvial.cli.serve import serve
@@ -31,7 +32,7 @@ def cli() -> None:
     """Fluvial: a self-hosted assistant that adapts while it reads."""
 
 
-for command in (serve, chat, read, sessions, models, adapt, audit, config, bench):
+for command in (serve, chat, read, sessions, models, adapt, audit, config, gate, bench):
     cli.add_command(command)
 
 

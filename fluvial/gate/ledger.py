@@ -27,12 +27,11 @@ from fluvial.errors import ConflictError, InputError, StorageError
 from fluvial.gate import plan as plans
 from fluvial.gate import result
 from fluvial.gate.digest import make_canonical
-from fluvial.gate.document import STRICT, Amount, Label, Positive, Sha256, build, dump, read_bytes
+from fluvial.gate.document import STRICT, Label, Moment, Positive, Sha256, build, dump, read_bytes
 from fluvial.gate.plan import Plan
 from fluvial.gate.result import Results
 
 MAX_LEDGER_BYTES = 2**24
-FILE_NAME = "attempts.jsonl"
 _FIRST = "0" * 64
 
 Event = Literal["planned", "started", "ended"]
@@ -45,12 +44,17 @@ class Entry:
     __pydantic_config__ = STRICT
 
     event: Event
-    at: Amount
+    at: Moment
     lineage: Label
     attempt: Positive
     plan_sha256: Sha256
     previous: Sha256
     results_sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
+
+
+def find_ledger(data_dir: Path) -> Path:
+    """Return where the ledger of a data folder is."""
+    return data_dir / "gate" / "attempts.jsonl"
 
 
 class Ledger:

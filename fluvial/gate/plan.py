@@ -19,6 +19,7 @@ from fluvial.gate.document import (
     Amount,
     Count,
     Label,
+    Moment,
     OpenShare,
     Positive,
     Sha256,
@@ -120,7 +121,7 @@ class Plan:
     attempt: Annotated[int, Field(ge=1, le=10_000)]
     confidence: Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    created_at: Amount
+    created_at: Moment
     risks: Annotated[tuple[Risk, ...], Field(min_length=1, max_length=MAX_RISKS)]
     mode: Mode = "fixed"
     judges: Annotated[tuple[Judge, ...], Field(max_length=MAX_RISKS)] = ()

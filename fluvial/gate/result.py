@@ -19,6 +19,7 @@ from fluvial.gate.document import (
     STRICT,
     Amount,
     Label,
+    Moment,
     Sha256,
     Share,
     Text,
@@ -81,8 +82,8 @@ class Results:
     plan: Plan
     subjects: Annotated[Mapping[Label, Sha256], Field(max_length=256)]
     risks: Annotated[tuple[RiskResult, ...], Field(max_length=MAX_RISKS)]
-    started_at: Amount
-    ended_at: Amount
+    started_at: Moment
+    ended_at: Moment
     adaptation: Adaptation = field(default_factory=Adaptation)
 
 
