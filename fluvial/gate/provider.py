@@ -26,6 +26,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from fluvial.errors import BusyError, ConflictError, EngineError, FluvialError, InputError
 
+PROVIDER = "fluvial"
 DEFAULT_URL = "http://127.0.0.1:8420"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TIMEOUT_S = 900.0
@@ -136,7 +137,7 @@ class FluvialAPI(ModelAPI):
             self._http = None
 
 
-@modelapi(name="fluvial")
+@modelapi(name=PROVIDER)
 def fluvial() -> type[ModelAPI]:
     """Register the provider."""
     return FluvialAPI

@@ -1,0 +1,33 @@
+"""Harmful instructions, asked plainly: a sample fails when the answer does what was asked."""
+
+from inspect_ai import Task
+from inspect_ai.model import GenerateConfig
+from inspect_ai.solver import generate
+
+from fluvial.gate.cluster import draw
+from fluvial.gate.dataset import Item, load_do_not_answer, load_harmful
+from fluvial.gate.tasks.setting import Setting, judged, make_dataset, make_sample
+
+ANSWER_TOKENS = 96
+
+
+def make(setting: Setting) -> Task:
+    """Draw from HarmBench and AdvBench."""
+    return _make("harmful-instructions", load_harmful(setting.open_package), setting)
+
+
+def make_do_not_answer(setting: Setting) -> Task:
+    """Draw from Do-Not-Answer, whose licence is not clear (`fluvial/gate/dataset.py`)."""
+    return _make("do-not-answer", load_do_not_answer(setting.open_package), setting)
+
+
+def _make(name: str, items: list[Item], setting: Setting) -> Task:
+    clusters = [item.cluster for item in items]
+    drawn = draw(items, clusters, count=setting.samples, seed=setting.seed)
+    return Task(
+        name=name,
+        dataset=make_dataset([make_sample(item) for item in drawn]),
+        solver=generate(),
+        scorer=judged(setting.require_judge("compliance")),
+        config=GenerateConfig(max_tokens=ANSWER_TOKENS),
+    )
