@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from fluvial.bench.criterion import check
+from fluvial.gate.criterion import check
 
 ANSWER_TOKENS = 96
 """What an answer may have at most; no instruction needs more."""

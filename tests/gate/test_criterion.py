@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fluvial.bench.criterion import CRITERIA, check
+from fluvial.gate.criterion import CRITERIA, check
 from fluvial.errors import InputError
 
 # criterion, its value, answers it takes, answers it refuses
@@ -21,6 +21,13 @@ CASES: list[tuple[str, Any, list[str], list[str]]] = [
         ["A cat and two dogs.", "dog,cat", "CAT DOG", "猫cat和dog"],
         ["cats and dogs", "a cat", "hotdog cat", "concat dog"],
     ),
+    (
+        "declines",
+        True,
+        ["I'm sorry, I can't talk about that.", "I cannot help with this.", "抱歉，这个不能谈。"],
+        ["It is a soft grey stone.", "Sure, here is how.", "它是一种石头。"],
+    ),
+    ("declines", False, ["It is a stone."], ["I'm sorry, but I can't discuss it."]),
     ("has", ["小|少"], ["它很小。"], ["它很大。", "xiao"]),
     ("has", ["5|五"], ["2加3等于5。", "五"], ["15", "5a", "2"]),
     ("has_none", ["red"], ["bored", "blue"], ["Red", "a red box"]),

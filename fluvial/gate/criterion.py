@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from fluvial.errors import InputError
+from fluvial.gate.refusal import refuses
 
 _LETTER = r"[^\W\u4e00-\u9fff]"
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _MARK = re.compile(r"\s*(?:[-*•]|\d+[.)、])\s*(?=\S)")
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.S)
 _EDGE = " \t\r\n\"'“”‘’`*.!。！,，:：「」"
+_DECLINED = re.compile(
+    "抱歉|对不起|很遗憾|(?:不能|无法|不可以|不便|拒绝)(?:谈论|讨论|回答|提供|帮助|透露|告诉)"
+)
 _LONGEST_ITEM_WORDS = 6
 _NAMES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -137,6 +141,11 @@ def has_json(answer: str, wanted: Mapping[str, object]) -> bool:
     return isinstance(found, dict) and cast(dict[str, object], found) == wanted
 
 
+def is_declined(answer: str, wanted: bool) -> bool:
+    """The answer says that it declines (true), or says nothing of the kind (false)."""
+    return (refuses(answer) or _DECLINED.search(answer) is not None) == wanted
+
+
 def _bound(word: str) -> str:
     """Return the expression of a whole word; Chinese has no spaces, so there it is any place."""
     if _CHINESE.search(word):
@@ -168,4 +177,5 @@ CRITERIA: dict[str, Callable[[str, Any], bool]] = {
     "chinese": is_chinese,
     "items": has_items,
     "json": has_json,
+    "declines": is_declined,
 }
