@@ -25,6 +25,7 @@ from fluvial.errors import BusyError, ContextLengthError, FluvialError
 from fluvial.model.adapter import Adapter, Tensors, list_shapes
 from fluvial.model.architecture.declaration import Group
 from fluvial.service import Service
+from fluvial.service.guarding import open_guarding
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, LearnerState
 from fluvial.service.record import Record
@@ -458,6 +459,7 @@ def make_rig(
         learner=ScriptedLearner(),
         hub=hub,
         audit=audit,
+        guarding=open_guarding(settings, audit=audit),
         installed=lambda: [MODEL],
         score=score_toy,
         measure=measure_toy,

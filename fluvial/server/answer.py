@@ -8,15 +8,16 @@ from typing import Any
 from fluvial.errors import EngineError, FluvialError
 from fluvial.server.error import describe
 from fluvial.server.sse import encode_event
-from fluvial.server.view import view_call, view_logprobs, view_receipt, view_usage
+from fluvial.server.view import view_call, view_guard, view_logprobs, view_receipt, view_usage
 from fluvial.service.turn import Turn
-from fluvial.types import Delta, FinishReason, TokenLogprob, Usage
+from fluvial.types import Delta, FinishReason, GuardNote, TokenLogprob, Usage
 
 Json = dict[str, Any]
 _FINISHES: dict[FinishReason, str] = {
     "length": "length",
     "deadline": "length",
     "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
 }
 
 
@@ -67,8 +68,10 @@ class Completion:
             self.cancel()
             raise
         choices = [self._whole(index, deltas) for index, deltas in enumerate(found)]
-        finish = found[0][-1].finish
-        frame = self._frame("chat.completion", choices=choices, receipt=True, finish=finish)
+        last = found[0][-1]
+        frame = self._frame(
+            "chat.completion", choices=choices, receipt=True, finish=last.finish, guard=last.guard
+        )
         usages = [deltas[-1].usage for deltas in found]
         return frame | {"usage": view_usage(_add([each for each in usages if each is not None]))}
 
@@ -84,18 +87,27 @@ class Completion:
             chunks.append(self._chunk(index, part, logprobs=told))
             told = ()
         if delta.finish is not None:
-            chunks.append(self._chunk(index, {}, receipt=True, finish=delta.finish))
+            refusal = _refusal(delta)
+            end = {} if refusal is None else {"refusal": refusal}
+            chunks.append(
+                self._chunk(index, end, receipt=True, finish=delta.finish, guard=delta.guard)
+            )
         return chunks
 
     def _whole(self, index: int, deltas: Sequence[Delta]) -> Json:
         text = "".join(delta.text for delta in deltas)
         calls = _join_calls(deltas)
         content = None if calls and not text else text
-        message: Json = {"role": "assistant", "content": content, "refusal": None}
+        message: Json = {
+            "role": "assistant",
+            "content": content,
+            "refusal": _refusal(deltas[-1]),
+        }
         if calls:
             message["tool_calls"] = calls
         told = [each for delta in deltas for each in delta.logprobs]
-        choice = _choice(index, finish=deltas[-1].finish) | {"message": message}
+        last = deltas[-1]
+        choice = _choice(index, finish=last.finish, guard=last.guard) | {"message": message}
         return choice | {"logprobs": view_logprobs(told) if self._logprobs else None}
 
     def _chunk(
@@ -106,11 +118,16 @@ class Completion:
         receipt: bool = False,
         finish: FinishReason | None = None,
         logprobs: Sequence[TokenLogprob] = (),
+        guard: GuardNote | None = None,
     ) -> bytes:
-        choice = _choice(index, finish=finish) | {"delta": delta}
+        choice = _choice(index, finish=finish, guard=guard) | {"delta": delta}
         choice["logprobs"] = view_logprobs(logprobs) if logprobs else None
         frame = self._frame(
-            "chat.completion.chunk", choices=[choice], receipt=receipt, finish=finish
+            "chat.completion.chunk",
+            choices=[choice],
+            receipt=receipt,
+            finish=finish,
+            guard=guard,
         )
         return encode_event(frame)
 
@@ -121,6 +138,7 @@ class Completion:
         choices: list[Json],
         receipt: bool = False,
         finish: FinishReason | None = None,
+        guard: GuardNote | None = None,
     ) -> Json:
         turn = self._turns[0]
         frame: Json = {
@@ -132,15 +150,26 @@ class Completion:
         }
         if receipt and turn.receipt is not None:
             frame["fluvial"] = view_receipt(turn.receipt) | {"finish": finish}
+        if guard is not None:
+            frame.setdefault("fluvial", {})["guard"] = view_guard(guard)
         return frame
 
 
-def _choice(index: int, *, finish: FinishReason | None) -> Json:
+def _refusal(last: Delta) -> str | None:
+    """Return what people are told where text was kept from them."""
+    if last.guard is None or last.finish != "content_filter":
+        return None
+    return last.guard.message
+
+
+def _choice(index: int, *, finish: FinishReason | None, guard: GuardNote | None = None) -> Json:
     reason = None if finish is None else _FINISHES.get(finish, "stop")
     choice: Json = {"index": index, "finish_reason": reason}
     if finish is not None and finish != reason:
         # OpenAI has no word for an answer that was stopped, or out of time.
         choice["fluvial"] = {"finish": finish}
+    if guard is not None:
+        choice.setdefault("fluvial", {})["guard"] = view_guard(guard)
     return choice
 
 

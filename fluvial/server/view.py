@@ -14,6 +14,7 @@ from fluvial.service.turn import Receipt
 from fluvial.types import (
     CallDelta,
     ChunkScore,
+    GuardNote,
     ModelInfo,
     PassageNote,
     StoredMessage,
@@ -53,7 +54,15 @@ def view_message(message: StoredMessage) -> Json:
         "version": message.version,
         "finish": message.finish,
         "passages": [_view_passage(note) for note in message.passages],
+        "guard": view_guard(message.guard),
     }
+
+
+def view_guard(note: GuardNote | None) -> Json | None:
+    """Make a guard object: what the guard did to an answer; None where it did nothing."""
+    if note is None:
+        return None
+    return {"action": note.action, "category": note.category, "message": note.message}
 
 
 def view_reading(state: ReadingState) -> Json:

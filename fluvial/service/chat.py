@@ -8,8 +8,10 @@ from dataclasses import replace
 from fluvial.adapt.history import History
 from fluvial.config import Settings
 from fluvial.errors import ConflictError, InputError, NotFoundError, StorageError
+from fluvial.guard.guard import Decision
 from fluvial.service import prompt, tool
 from fluvial.service.call import CallingGeneration
+from fluvial.service.guarding import Guarding, RefusedGeneration, recall
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, Generation, Reader
 from fluvial.service.state import last_id, make_title
@@ -41,6 +43,7 @@ class Chat:
         history: History,
         reader: Reader,
         hub: Hub,
+        guarding: Guarding,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -48,6 +51,7 @@ class Chat:
         self._history = history
         self._reader = reader
         self._hub = hub
+        self._guarding = guarding
         self._token_bytes = prompt.measure_tokens(engine)
         self._deadline_s = settings.answer_deadline_s or None
         self._claims: dict[str, _Claim] = {}
@@ -70,13 +74,31 @@ class Chat:
         """Answer a conversation that the client keeps: no session, no adapter, nothing stored.
 
         `owner` is who asks, `lane` the part of it that takes turns with others, such as one of its
-        users. Returns `n` turns, each with an answer of its own, which may call the tools of `use`.
-        Raises InputError, ContextLengthError or BusyError before anything is generated.
+        users. Returns `n` turns, each with an answer of its own, which may call the tools of `use`;
+        where the guard refuses, they say so and nothing is generated.
+        Raises InputError, ContextLengthError, BusyError or GuardError before anything is generated.
         """
+        await asyncio.to_thread(self._check_form, messages, use=use)
+        decision = await self._guarding.check_prompt(messages, new=None, owner=owner, session=None)
+        if decision.note is not None and decision.action == "refuse":
+            note, tokens = decision.note, await asyncio.to_thread(self._engine.count, messages)
+            refusals = [RefusedGeneration(note, prompt_tokens=tokens) for _ in range(n)]
+            return [self._begin_loose(refusal) for refusal in refusals]
         generations = await asyncio.to_thread(
-            self._generate, messages, sampling=sampling, owner=owner, lane=lane, n=n, use=use
+            self._generate,
+            decision.messages,
+            sampling=sampling,
+            owner=owner,
+            lane=lane,
+            n=n,
+            use=use,
         )
         return [self._begin_loose(generation) for generation in generations]
+
+    def _check_form(self, messages: Sequence[Message], *, use: ToolUse) -> None:
+        token_bytes, tools = self._token_bytes, use.offered
+        prompt.check_size(messages, engine=self._engine, token_bytes=token_bytes, tools=tools)
+        tool.check_results(messages)
 
     def _generate(
         self,
@@ -89,8 +111,6 @@ class Chat:
         use: ToolUse,
     ) -> Sequence[Generation]:
         tools = use.offered
-        prompt.check_size(messages, engine=self._engine, token_bytes=self._token_bytes, tools=tools)
-        tool.check_results(messages)
         bare = use.list_bare(answer=sampling.grammar)
         grammar = tool.build_grammar(use, answer=sampling.grammar)
         sampling = replace(sampling, grammar=grammar)
@@ -108,9 +128,12 @@ class Chat:
             if tools and error.code == "grammar_refused":
                 raise InputError(error.message, code=error.code, param="tools") from None
             raise
-        return (
-            [CallingGeneration(each, bare=bare) for each in generations] if tools else generations
-        )
+        # Calls are read out of what the guard lets through: their arguments are checked, too.
+        guarded = [
+            self._guarding.guard_answer(each, messages=messages, owner=owner, session=None)
+            for each in generations
+        ]
+        return [CallingGeneration(each, bare=bare) for each in guarded] if tools else guarded
 
     def _begin_loose(self, generation: Generation) -> Turn:
         claim = _Claim()
@@ -127,15 +150,27 @@ class Chat:
     ) -> Turn:
         """Store new messages in a session and begin the answer to them.
 
-        `parent` is the last message the writer has seen (None: the session was empty).
-        Raises ConflictError `session_busy` or `session_changed`, ContextLengthError, BusyError;
-        nothing is stored then.
+        `parent` is the last message the writer has seen (None: the session was empty). What the
+        guard refuses is stored with the refusal as its answer, and neither read nor learned from.
+        Raises ConflictError `session_busy` or `session_changed`, ContextLengthError, BusyError,
+        GuardError; nothing is stored then.
         """
         claim = self.claim(session)
         writing = Writing(self._store, hub=self._hub, session=session)
         try:
+            whole = await asyncio.to_thread(self._recall, session, messages, parent=parent)
+            new = len(messages)
+            decision = await self._guarding.check_prompt(
+                whole, new=new, owner=session.owner, session=session.id
+            )
             generation = await asyncio.to_thread(
-                self._begin, writing, messages=messages, parent=parent, sampling=sampling
+                self._begin,
+                writing,
+                messages=decision.messages[-new:] or messages,
+                whole=decision.messages or whole,
+                decision=decision,
+                parent=parent,
+                sampling=sampling,
             )
         except BaseException:
             self.release(session)
@@ -174,19 +209,31 @@ class Chat:
             claim.stop()
         await asyncio.gather(*(claim.turn.wait() for claim in claims if claim.turn is not None))
 
+    def _recall(
+        self, session: Session, messages: Sequence[Message], *, parent: str | None | Unset
+    ) -> list[Message]:
+        """Return the conversation with its new messages."""
+        stored = self._store.messages(session)
+        _check_new(messages, stored=stored, parent=parent)
+        whole = [*recall(stored), *messages]
+        prompt.check_size(whole, engine=self._engine, token_bytes=self._token_bytes)
+        return whole
+
     def _begin(
         self,
         writing: Writing,
         *,
         messages: Sequence[Message],
+        whole: Sequence[Message],
+        decision: Decision,
         parent: str | None | Unset,
         sampling: Sampling,
     ) -> Generation:
         session = writing.session
-        stored = self._store.messages(session)
-        _check_new(messages, stored=stored, parent=parent)
-        whole = [*(Message(role=each.role, content=each.content) for each in stored), *messages]
-        prompt.check_size(whole, engine=self._engine, token_bytes=self._token_bytes)
+        if decision.note is not None and decision.action == "refuse":
+            tokens = self._engine.count(whole)
+            writing.store(messages, parent=parent, passages=())
+            return RefusedGeneration(decision.note, prompt_tokens=tokens)
         built = prompt.build(
             whole,
             documents=self._documents(session),
@@ -210,7 +257,9 @@ class Chat:
             generation.cancel()
             raise
         self._learn_from(writing.session, users)
-        return generation
+        return self._guarding.guard_answer(
+            generation, messages=whole, owner=session.owner, session=session.id
+        )
 
     def _documents(self, session: Session) -> list[prompt.Document]:
         if self._settings.document_context_tokens == 0:

@@ -15,6 +15,7 @@ from fluvial.service.chat import Chat
 from fluvial.service.comparison import Comparisons, Score
 from fluvial.service.exchange import Exchange
 from fluvial.service.expiry import Expiry
+from fluvial.service.guarding import Guarding, recall
 from fluvial.service.hub import Hub
 from fluvial.service.merging import Merging
 from fluvial.service.model import Served
@@ -58,6 +59,7 @@ class Service:
         learner: Learner,
         hub: Hub,
         audit: Audit,
+        guarding: Guarding,
         installed: Callable[[], Sequence[ModelInfo]],
         checkpoint: AnyCheckpoint | None = None,
         score: Score | None = None,
@@ -74,6 +76,7 @@ class Service:
         self.hub = hub
         self.audit = audit
         self.record = record = Record(audit)
+        self.guarding = guarding
         self._engine = engine
         self._store = store
         self._history = history
@@ -83,7 +86,13 @@ class Service:
         self._counts: dict[str, tuple[str, int]] = {}
         self._served = served = Served(model)
         self._chat = Chat(
-            settings=settings, engine=engine, store=store, history=history, reader=reader, hub=hub
+            settings=settings,
+            engine=engine,
+            store=store,
+            history=history,
+            reader=reader,
+            hub=hub,
+            guarding=guarding,
         )
         self._expiry = Expiry(store=store, history=history, hub=hub)
         self.readings = Readings(
@@ -154,6 +163,7 @@ class Service:
         self._expiry.close()
         self._reader.close()
         self._engine.close()
+        self.guarding.close()
         self._store.close()
 
     # Sessions
@@ -280,7 +290,8 @@ class Service:
         known, tokens = self._counts.get(session.id, ("", 0))
         if known == key:
             return tokens
-        tokens = self._engine.count([Message(role=m.role, content=m.content) for m in stored])
+        told = recall(stored)
+        tokens = self._engine.count(told) if told else 0
         self._counts[session.id] = (key, tokens)
         return tokens
 

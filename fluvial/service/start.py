@@ -36,6 +36,7 @@ from fluvial.model.opening import (
 )
 from fluvial.model.outline import OutlinedCheckpoint
 from fluvial.model.registry import Registry
+from fluvial.service.guarding import Guarding, open_guarding
 from fluvial.service.hub import Hub
 from fluvial.service.record import Record
 from fluvial.service.service import Service
@@ -65,6 +66,8 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         audit = AuditLog.open(
             settings.data_dir, limit_bytes=settings.audit_bytes, keep_texts=settings.audit_texts
         )
+        guarding = open_guarding(settings, audit=audit)
+        undo.callback(guarding.close)
         registry = Registry(settings.data_dir)
         info = registry.ensure(settings.model, offline=settings.offline)
         checkpoint = open_model(Path(info.path), sha256=info.sha256)
@@ -79,6 +82,7 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
             engine=engine,
             store=store,
             audit=audit,
+            guarding=guarding,
             learner=learner,
             registry=registry,
         )
@@ -231,6 +235,7 @@ def _join(
     engine: Engine,
     store: Store,
     audit: AuditLog,
+    guarding: Guarding,
     learner: LearnerProcess,
     registry: Registry,
 ) -> Service:
@@ -272,6 +277,7 @@ def _join(
         learner=learner,
         hub=hub,
         audit=audit,
+        guarding=guarding,
         installed=registry.list,
         checkpoint=checkpoint,
         score=score,

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fluvial.errors import EngineError, FluvialError
 from fluvial.service.protocol import Generation
-from fluvial.types import Delta, FinishReason, PassageNote
+from fluvial.types import Delta, FinishReason, GuardNote, PassageNote
 
 FLUSH_INTERVAL_S = 1.0
 """A partial answer reaches the store about this often, so that a crash loses little of it."""
@@ -41,7 +41,9 @@ class Record(Protocol):
 
     async def flush(self, text: str) -> None: ...
 
-    async def finish(self, text: str, *, finish: FinishReason) -> None: ...
+    async def finish(
+        self, text: str, *, finish: FinishReason, guard: GuardNote | None = None
+    ) -> None: ...
 
 
 class Turn:
@@ -110,7 +112,7 @@ class Turn:
         async for delta in self._generation:
             self._text.append(delta.text)
             if delta.finish is not None:
-                await self._finish(delta.finish)
+                await self._finish(delta.finish, guard=delta.guard)
                 return delta
             self._pieces.put_nowait(delta)
             await self._flush()
@@ -123,9 +125,9 @@ class Turn:
         self._flushed_s = now
         await self._record.flush("".join(self._text))
 
-    async def _finish(self, finish: FinishReason) -> None:
+    async def _finish(self, finish: FinishReason, *, guard: GuardNote | None = None) -> None:
         if self._record is not None:
-            await self._record.finish("".join(self._text), finish=finish)
+            await self._record.finish("".join(self._text), finish=finish, guard=guard)
 
     async def _fail(self, error: FluvialError) -> FluvialError:
         self._generation.cancel()

@@ -11,7 +11,7 @@ from fluvial.service.hub import Hub
 from fluvial.service.state import make_title
 from fluvial.service.turn import Receipt
 from fluvial.store import Store, Unset
-from fluvial.types import FinishReason, Message, PassageNote, Session, StoredMessage
+from fluvial.types import FinishReason, GuardNote, Message, PassageNote, Session, StoredMessage
 
 
 class Writing:
@@ -84,11 +84,15 @@ class Writing:
     async def flush(self, text: str) -> None:
         await asyncio.to_thread(self._update, text, finish=None)
 
-    async def finish(self, text: str, *, finish: FinishReason) -> None:
-        message = await asyncio.to_thread(self._update, text, finish=finish)
+    async def finish(
+        self, text: str, *, finish: FinishReason, guard: GuardNote | None = None
+    ) -> None:
+        message = await asyncio.to_thread(self._update, text, finish=finish, guard=guard)
         self._hub.publish("message", self.session, message)
 
-    def _update(self, text: str, *, finish: FinishReason | None) -> StoredMessage:
+    def _update(
+        self, text: str, *, finish: FinishReason | None, guard: GuardNote | None = None
+    ) -> StoredMessage:
         return self._store.update_message(
-            self._answer, content=text, finish=finish, version=self.session.version
+            self._answer, content=text, finish=finish, version=self.session.version, guard=guard
         )

@@ -8,7 +8,7 @@ import pytest
 
 from fluvial.errors import EngineError, FluvialError, StorageError
 from fluvial.service.turn import Receipt, Turn
-from fluvial.types import Delta, FinishReason, Usage
+from fluvial.types import Delta, FinishReason, GuardNote, Usage
 
 END = Delta(text="", finish="stop", usage=Usage(prompt_tokens=1, completion_tokens=2))
 
@@ -51,7 +51,9 @@ class Shelf:
             raise StorageError("full")
         self.flushed.append(text)
 
-    async def finish(self, text: str, *, finish: FinishReason) -> None:
+    async def finish(
+        self, text: str, *, finish: FinishReason, guard: GuardNote | None = None
+    ) -> None:
         if self.fails == "finish":
             raise StorageError("full")
         self.finished.append((text, finish))
