@@ -16,7 +16,7 @@ from fluvial.errors import InputError
 from fluvial.gate import plan as plans
 from fluvial.gate.document import STRICT, Amount, Label, Share, build, read_bytes, read_table
 from fluvial.gate.plan import MAX_PLAN_BYTES, MAX_RISKS, Estimate, Judge, Mode, Plan, Risk
-from fluvial.gate.power import Test, compute_power, count_allowed, limit_failures
+from fluvial.gate.power import Design, compute_power, count_allowed, limit_failures
 from fluvial.gate.spending import find_alpha
 
 DEFAULT_FILE = Path(__file__).with_name("default.toml")
@@ -111,9 +111,9 @@ def estimate(risk: Risk, *, plan: Plan, template: Template, usd_per_hour: float)
     )
 
 
-def _make_test(risk: Risk, *, plan: Plan, limit: float) -> Test:
+def _make_test(risk: Risk, *, plan: Plan, limit: float) -> Design:
     records = {judge.name: judge.calibration for judge in plan.judges}
-    return Test(
+    return Design(
         limit=limit,
         alpha=find_alpha(plan),
         mode=plan.mode,

@@ -18,7 +18,7 @@ MAX_SEARCHED_TRIALS = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
+class Design:
     """A test before it is run: when it passes. `limit` is the greatest share of failures."""
 
     limit: float
@@ -45,7 +45,7 @@ def limit_failures(bar: float, *, direction: Direction) -> float:
     return bar if direction == "at_most" else 1 - bar
 
 
-def count_allowed(test: Test, *, trials: int) -> int | None:
+def count_allowed(test: Design, *, trials: int) -> int | None:
     """Return the most failures in `trials` that pass; None where not even 0 does."""
     check_counts(("trials", trials, "limit", MAX_COUNT))
     if not test.passes(0, trials=trials):
@@ -54,7 +54,7 @@ def count_allowed(test: Test, *, trials: int) -> int | None:
     return trials if first is None else first - 1
 
 
-def compute_power(test: Test, *, trials: int, share: float) -> float:
+def compute_power(test: Design, *, trials: int, share: float) -> float:
     """Return the probability to pass where the true share of failures is `share`.
 
     With a judge, at the rates of its calibration as they were seen. In the anytime mode, that of a
@@ -70,7 +70,7 @@ def compute_power(test: Test, *, trials: int, share: float) -> float:
     return float(bdtr(allowed, trials, _rate_flagged(test, share=share)))
 
 
-def find_trials(test: Test, *, share: float, power: float) -> int | None:
+def find_trials(test: Design, *, share: float, power: float) -> int | None:
     """Return the fewest trials that pass with this power; None where none up to the limit do."""
     check_share(power, name="power")
     allowed = 0
@@ -84,7 +84,7 @@ def find_trials(test: Test, *, share: float, power: float) -> int | None:
     return None
 
 
-def find_fewest(test: Test, *, failed: int, at_least: int = 1) -> int | None:
+def find_fewest(test: Design, *, failed: int, at_least: int = 1) -> int | None:
     """Return the fewest trials with which `failed` failures pass, None where none do."""
     low = max(at_least, failed, 1)
     return find_first(
@@ -95,7 +95,7 @@ def find_fewest(test: Test, *, failed: int, at_least: int = 1) -> int | None:
 def count_further(evidence: Evidence, *, limit: float, alpha: float, mode: Mode) -> int | None:
     """Return how many more clean clusters would make a PASS; None where no number would."""
     known = replace(evidence, errors=0)
-    test = Test(
+    test = Design(
         limit=limit,
         alpha=alpha,
         mode=mode,
@@ -126,7 +126,7 @@ def find_first(holds: Callable[[int], bool], *, low: int = 0, high: int) -> int 
     return first
 
 
-def _rate_flagged(test: Test, *, share: float) -> float:
+def _rate_flagged(test: Design, *, share: float) -> float:
     found = test.calibration
     if not test.judged or found is None or not found.positives or not found.negatives:
         return share
