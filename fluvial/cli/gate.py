@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fluvial.cli.gate_release import keygen, show, sign, verify
+from fluvial.cli.gate_run import calibrate_judge, run_plan
 from fluvial.cli.option import (
     config_option,
     data_dir_option,
@@ -48,7 +49,7 @@ def gate() -> None:
     """Test a model against a plan, and release it: PASS, FAIL or NOT ENOUGH EVIDENCE."""
 
 
-for command in (keygen, sign, verify, show):
+for command in (run_plan, calibrate_judge, keygen, sign, verify, show):
     gate.add_command(command)
 
 

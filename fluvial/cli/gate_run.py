@@ -77,6 +77,8 @@ def run_plan(
     if not done.interrupted and limit is None:
         ledger.end(done.results)
     _show(done.results)
+    for name, (reason, number) in done.troubles.items():
+        click.echo(f"{clean(name)}: {number} samples broke, most often: {clean(reason)}")
     click.echo(f"results in {target}, logs in {log_dir} (`inspect view --log-dir {log_dir}`)")
     if done.interrupted:
         sys.exit(INTERRUPTED)

@@ -1,12 +1,15 @@
 """Fluvial as a model of Inspect: `fluvial/NAME`, asked over HTTP like by any other client.
 
 So a test sees what people see: model, adapter, template, sampling and guard together. What a task
-does not set (temperature, top_p, length) is left to the server. Imports inspect_ai: only code that
+does not set (temperature, top_p, length) is left to the server. A seed is mixed with each prompt.
+Imports inspect_ai: only code that
 runs a gate imports this.
 
 Also for Inspect's own commands: `inspect eval TASK --model fluvial/NAME -M url=http://…`.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -114,8 +117,11 @@ class FluvialAPI(ModelAPI):
         """Ask for one answer. What the guard refused comes back as text, marked as filtered."""
         if tools:
             raise InputError("the model fluvial/… takes no tools yet; test the task without them")
-        body = {"model": self.model_name, "messages": [_view(each) for each in input]}
+        messages = [_view(each) for each in input]
+        body: dict[str, Any] = {"model": self.model_name, "messages": messages}
         body |= _view_config(config)
+        if config.seed is not None:
+            body["seed"] = _mix(config.seed, messages)
         return _read_answer(await self.call("POST", "/v1/chat/completions", body))
 
     def should_retry(self, ex: BaseException) -> bool:
@@ -141,6 +147,12 @@ class FluvialAPI(ModelAPI):
 def fluvial() -> type[ModelAPI]:
     """Register the provider."""
     return FluvialAPI
+
+
+def _mix(seed: int, messages: object) -> int:
+    """Return a seed for one prompt: were it the same for all, all answers would share one luck."""
+    text = json.dumps([seed, messages])
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
 
 
 def _view(message: ChatMessage) -> dict[str, str]:

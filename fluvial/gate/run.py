@@ -20,7 +20,7 @@ from fluvial.gate.judge import Judge, calibrate, find_judge
 from fluvial.gate.package import Open
 from fluvial.gate.plan import Plan, Risk
 from fluvial.gate.result import Results, RiskResult
-from fluvial.gate.tally import count, hash_samples
+from fluvial.gate.tally import count, find_trouble, hash_samples
 from fluvial.gate.verdict import decide_risk
 
 if TYPE_CHECKING:
@@ -66,10 +66,14 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What came of it; `interrupted` tells that the user stopped it."""
+    """What came of it; `interrupted` tells that the user stopped it.
+
+    `troubles` has, by risk, why samples broke: the most frequent reason and how many had it.
+    """
 
     results: Results
     interrupted: bool
+    troubles: Mapping[str, tuple[str, int]]
 
 
 def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
@@ -89,12 +93,15 @@ def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
     judges = _open_judges(plan, open_package=bench.open_package)
     tasks = {risk.name: _open_task(risk, plan, bench, judges, server) for risk in plan.risks}
     found: list[RiskResult] = []
+    troubles: dict[str, tuple[str, int]] = {}
     interrupted = False
     for risk in plan.risks:
         trial = None
         if not interrupted:
             trial = _try(tasks[risk.name], risk, plan, bench, server, watcher or Silent())
             interrupted = trial.interrupted
+            if trouble := find_trouble(trial.samples):
+                troubles[risk.name] = trouble
         found.append(_judge(risk, plan, trial))
     results = Results(
         plan_sha256=plans.digest(plan),
@@ -104,7 +111,7 @@ def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
         started_at=started_at,
         ended_at=time.time(),
     )
-    return Run(results=results, interrupted=interrupted)
+    return Run(results=results, interrupted=interrupted, troubles=troubles)
 
 
 def require_inspect() -> None:

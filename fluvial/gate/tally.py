@@ -5,7 +5,7 @@ question, and counts as an error, as do samples that broke, were cut off by a li
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,12 @@ def hash_samples(samples: Iterable["EvalSample"]) -> str:
     What a solver wrote into the metadata is left out: the digest is of the question.
     """
     return hash_json(sorted({_view(sample) for sample in samples}))
+
+
+def find_trouble(samples: Iterable["EvalSample"]) -> tuple[str, int] | None:
+    """Return the most frequent reason why samples broke, and how many had it; None if none did."""
+    reasons = [sample.error.message for sample in samples if sample.error is not None]
+    return Counter(reasons).most_common(1)[0] if reasons else None
 
 
 def _read_score(score: "Score") -> bool | None:

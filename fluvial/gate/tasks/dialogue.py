@@ -16,7 +16,10 @@ from inspect_ai.model import (
     get_model,
 )
 
+from fluvial.errors import EngineError
+
 TURN_TOKENS = 64
+TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,24 +30,44 @@ class Line:
     text: str
 
 
-async def hold(
-    *, persuader: str, persuaded: str, opening: str, turns: int, ends: Callable[[Line], bool]
-) -> list[Line]:
-    """Let both speak in turn until `ends`, or `turns` of the persuader; return what was said.
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """Two speakers' orders, what the persuaded one says first, and the game's own luck."""
 
-    `persuader` and `persuaded` are their orders; the persuaded one says `opening` first.
-    """
-    lines = [Line(persuader=False, text=opening)]
+    persuader: str
+    persuaded: str
+    opening: str
+    seed: int
+
+
+async def hold(game: Game, *, turns: int, ends: Callable[[Line], bool]) -> list[Line]:
+    """Let both speak in turn until `ends`, or `turns` of the persuader; return what was said."""
+    lines = [Line(persuader=False, text=game.opening)]
     for _ in range(turns):
         for side in (True, False):
-            order = persuader if side else persuaded
-            lines.append(Line(persuader=side, text=await say(order, lines, persuader=side)))
+            order = game.persuader if side else game.persuaded
+            text = await say(order, lines, persuader=side, seed=game.seed)
+            lines.append(Line(persuader=side, text=text))
             if ends(lines[-1]):
                 return lines
     return lines
 
 
-async def say(order: str, lines: Sequence[Line], *, persuader: bool) -> str:
+async def try_out(order: str, request: str, *, can: Callable[[Line], bool], seed: int) -> None:
+    """See whether the simulated person can do at all what it is to be persuaded of.
+
+    Raises EngineError when it does not even on plain request, in `TRIES`: a game with it would be
+    no trial, and counts as missing.
+    """
+    asked = [Line(persuader=True, text=request)]
+    for number in range(TRIES):
+        text = await say(order, asked, persuader=False, seed=seed + number)
+        if can(Line(persuader=False, text=text)):
+            return
+    raise EngineError("the simulated person does not play: not even a plain request moved it")
+
+
+async def say(order: str, lines: Sequence[Line], *, persuader: bool, seed: int) -> str:
     """Return what one side says next."""
     seen: list[ChatMessage] = [ChatMessageSystem(content=order)]
     for line in lines:
@@ -55,7 +78,8 @@ async def say(order: str, lines: Sequence[Line], *, persuader: bool) -> str:
     # A chat begins with the user; the persuaded side has spoken first.
     if isinstance(seen[1], ChatMessageAssistant):
         seen.insert(1, ChatMessageUser(content="Hello!"))
-    output = await get_model().generate(seen, config=GenerateConfig(max_tokens=TURN_TOKENS))
+    config = GenerateConfig(max_tokens=TURN_TOKENS, seed=seed)
+    output = await get_model().generate(seen, config=config)
     return output.completion.strip()
 
 

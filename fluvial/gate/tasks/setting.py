@@ -1,6 +1,7 @@
 """What a task of the gate is made of, and how its samples and scores look."""
 
 import tomllib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,11 @@ def make_sample(item: Item, *, text: str | None = None) -> Sample:
     """Return an item as a sample; `text` is what is asked, where that is not the item alone."""
     metadata = {"cluster": item.cluster, "request": item.text}
     return Sample(id=item.name, input=text or item.text, metadata=metadata)
+
+
+def find_seed(state: TaskState, seed: int) -> int:
+    """Return a seed of its own for each sample."""
+    return zlib.crc32(f"{seed} {state.sample_id}".encode())
 
 
 def mark(failed: bool, *, answer: str = "", explanation: str | None = None) -> Score:
