@@ -38,7 +38,18 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None,
         min_length=16,
-        description="Key that every request must bring; needed beyond loopback.",
+        description="Key that every request must bring; needed in production beyond loopback.",
+    )
+    mode: Literal["development", "production"] = Field(
+        "development",
+        description="development: for this machine alone, with any model. production: for others, "
+        "and only what a valid release covers.",
+    )
+    release: Path | None = Field(
+        None, description="The signed release of what is served; needed in production."
+    )
+    release_key: Path | None = Field(
+        None, description="The public key of who signs releases; needed in production."
     )
     model: str = Field(DEFAULT_MODEL, description="Name of an installed or catalogue model.")
     offline: bool = Field(

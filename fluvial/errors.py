@@ -15,6 +15,7 @@
     ├── BusyError               429  no more work can be taken now; says when to try again
     ├── EngineError             500  the decoder failed on one answer; the engine goes on
     ├── ReleaseError            403  a release that is not valid, or not for what is served
+    │   └── ReleaseEndedError   503  the release of what is served has come to its end
     ├── GuardError              500  a check of the guard failed; nothing more is shown
     └── LearnerError            500  the learner process failed; the session itself is intact
 
@@ -118,6 +119,11 @@ class EngineError(FluvialError):
 class ReleaseError(FluvialError):
     status = 403
     code = "release_invalid"
+
+
+class ReleaseEndedError(ReleaseError):
+    status = 503
+    code = "release_expired"
 
 
 class GuardError(FluvialError):

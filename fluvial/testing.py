@@ -29,6 +29,7 @@ from fluvial.service.guarding import open_guarding
 from fluvial.service.hub import Hub
 from fluvial.service.protocol import Engine, LearnerState
 from fluvial.service.record import Record
+from fluvial.service.release import Clearance
 from fluvial.store import Store
 from fluvial.store.audit import AuditLog
 from fluvial.types import (
@@ -459,6 +460,7 @@ def make_rig(
         learner=ScriptedLearner(),
         hub=hub,
         audit=audit,
+        clearance=Clearance(subjects={"weights": MODEL.sha256}),
         guarding=open_guarding(settings, audit=audit),
         installed=lambda: [MODEL],
         score=score_toy,

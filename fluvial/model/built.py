@@ -57,6 +57,16 @@ def ensure_graph(
     return _ensure(folder, files=(GRAPH_FILE, WEIGHTS_FILE), write=write)
 
 
+def hash_graph(
+    checkpoint: Checkpoint, *, cache_dir: Path, positions: int, whole: bool = False
+) -> str:
+    """Return the sha256 over the files of the graph that `ensure_graph` made, as they are now."""
+    folder = cache_dir / _name(checkpoint, positions, whole=whole)
+    hashes = _hash_files(folder, (GRAPH_FILE, WEIGHTS_FILE))
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def ensure_transposed(
     checkpoint: Checkpoint, *, cache_dir: Path, progress: Progress | None = None
 ) -> Path:

@@ -7,6 +7,8 @@ The environment is that of `apply_chat_template` in `transformers`, which templa
 One difference: a template that looks for markup inside a content (say `</think>`) finds none.
 """
 
+import hashlib
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +87,12 @@ class Template:
         self._renderer = Renderer(source, limit_s=render_limit_s)
         self._probing = threading.Lock()
         self._knows_tools: bool | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of its source, and of the special tokens that it is given."""
+        parts = json.dumps([self.source, self._names], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     @staticmethod
     def from_gguf(metadata: Mapping[str, object]) -> "Template":

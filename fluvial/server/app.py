@@ -34,6 +34,7 @@ from fluvial.server import (
 from fluvial.server.auth import check_exposure, identify, is_loopback, open_route
 from fluvial.server.edge import Edge
 from fluvial.service import Service
+from fluvial.service.exposure import record_start, record_stop
 
 SHUTDOWN_S = 2
 """How long answers and streams may take to end before they are cut off."""
@@ -107,7 +108,9 @@ def serve(
         try:
             server = _Server(create_app(service), service=service, listener=listener)
             server.announce = announce
+            record_start(service.audit, settings, model=service.model.name)
             server.run(sockets=[listener])
+            record_stop(service.record, model=service.model.name)
         finally:
             service.close()
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from fluvial.config import Settings
 from fluvial.errors import AuthError, ForbiddenError, InputError
+from fluvial.service.release import require_settings
 
 LOCAL_OWNER = "local"
 """The only owner while there are no accounts."""
@@ -35,14 +36,27 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to listen where others can reach, unless a key keeps them out. Raises InputError."""
-    if is_loopback(settings.host) or settings.api_key is not None:
+    """Refuse to listen where others can reach, but for a released model behind a key.
+
+    Raises InputError, also where production is asked for without naming a release.
+    """
+    require_settings(settings)
+    if is_loopback(settings.host):
         return
-    raise InputError(
-        f"listening on {settings.host} would let anyone in the network use this server; set an API "
-        "key first (FLUVIAL_API_KEY), or listen on 127.0.0.1",
-        param="host",
-    )
+    if settings.mode == "development":
+        raise InputError(
+            f"listening on {settings.host} would serve others a model that is not released: in "
+            "development this server listens on 127.0.0.1 alone, also with an API key. Test and "
+            "sign a release and set mode, release and release_key (see docs/safety.md), or reach "
+            f"this server through a tunnel: ssh -L {settings.port}:127.0.0.1:{settings.port} HOST",
+            param="host",
+        )
+    if settings.api_key is None:
+        raise InputError(
+            f"listening on {settings.host} would let anyone in the network use this server; set an "
+            "API key first (FLUVIAL_API_KEY), or listen on 127.0.0.1",
+            param="host",
+        )
 
 
 def identify(request: Request) -> str:

@@ -97,4 +97,4 @@ def locate(loc: tuple[int | str, ...]) -> str:
 
 def _headers(status: int) -> dict[str, str]:
     # The official client retries these by itself; only a person can do something about them.
-    return {"x-should-retry": "false"} if status in (409, 500, 507) else {}
+    return {"x-should-retry": "false"} if status in (409, 500, 503, 507) else {}

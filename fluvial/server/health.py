@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from fluvial import __version__
 from fluvial.server.access import Served
 from fluvial.server.auth import open_route
+from fluvial.server.view_release import view_briefly, view_standing
 
 router = APIRouter()
 
@@ -20,4 +21,7 @@ async def show_health(service: Served) -> dict[str, Any]:
         "model": service.model.name,
         "version": __version__,
         "learner": service.learner_state,
+        "release": view_standing(service.clearance.tell()),
+        "subjects": view_briefly(service.clearance.subjects),
+        "audit": "failing" if service.audit.missed else "ok",
     }

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from fluvial.errors import NotFoundError
 from fluvial.server.access import Served
 from fluvial.server.view import view_model
+from fluvial.server.view_release import view_clearance
 from fluvial.service import Service
 
 router = APIRouter(prefix="/v1/models")
@@ -30,6 +31,11 @@ def show_model(name: str, service: Served) -> dict[str, Any]:
 
 
 def _view_all(service: Service) -> list[dict[str, Any]]:
-    return [
-        view_model(model, served=model.sha256 == service.model.sha256) for model in service.models()
-    ]
+    views: list[dict[str, Any]] = []
+    for model in service.models():
+        served = model.sha256 == service.model.sha256
+        view = view_model(model, served=served)
+        if served:
+            view["fluvial"] |= view_clearance(service.clearance)
+        views.append(view)
+    return views

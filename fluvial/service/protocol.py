@@ -98,6 +98,11 @@ class Learner(Protocol):
 class Audit(Protocol):
     """The record of what was done here. See `fluvial.store.audit.AuditLog`."""
 
+    @property
+    def missed(self) -> int:
+        """Tell how many entries the disk refused since the last one that it took."""
+        ...
+
     def append(
         self,
         kind: str,
@@ -121,6 +126,10 @@ class Audit(Protocol):
         Give the text's session, so that what the setting `audit_texts` keeps goes away with it.
         Raises StorageError.
         """
+        ...
+
+    def digest(self, text: str) -> str:
+        """Return the keyed digest of a secret, which is never kept."""
         ...
 
     def forget(self, session: str) -> None:

@@ -24,6 +24,7 @@ from fluvial.service.protocol import Audit, Engine, Learner, LearnerState, Reade
 from fluvial.service.publication import Publications
 from fluvial.service.reading import Readings
 from fluvial.service.record import Record
+from fluvial.service.release import Clearance
 from fluvial.service.state import SessionState, is_active
 from fluvial.service.tool import NO_TOOLS, ToolUse
 from fluvial.service.turn import Turn
@@ -37,6 +38,7 @@ from fluvial.types import (
     Sampling,
     Session,
     StoredMessage,
+    Version,
 )
 
 
@@ -60,6 +62,7 @@ class Service:
         hub: Hub,
         audit: Audit,
         guarding: Guarding,
+        clearance: Clearance,
         installed: Callable[[], Sequence[ModelInfo]],
         checkpoint: AnyCheckpoint | None = None,
         score: Score | None = None,
@@ -77,6 +80,7 @@ class Service:
         self.audit = audit
         self.record = record = Record(audit)
         self.guarding = guarding
+        self.clearance = clearance
         self._engine = engine
         self._store = store
         self._history = history
@@ -248,7 +252,11 @@ class Service:
         n: int = 1,
         use: ToolUse = NO_TOOLS,
     ) -> list[Turn]:
-        """Answer a conversation that the client keeps. See `Chat.answer_alone`."""
+        """Answer a conversation that the client keeps. See `Chat.answer_alone`.
+
+        Raises ReleaseEndedError when the release of what is served has expired.
+        """
+        self.clearance.require()
         return await self._chat.answer_alone(
             messages, sampling=sampling, owner=owner, lane=lane, n=n, use=use
         )
@@ -261,8 +269,15 @@ class Service:
         parent: str | None | Unset = UNSET,
         sampling: Sampling,
     ) -> Turn:
-        """Answer inside a session. See `Chat.answer`."""
+        """Answer inside a session. See `Chat.answer`.
+
+        Raises ReleaseEndedError when the release of what is served has expired, and ConflictError
+        `version_not_covered` when it says nothing of the version in force.
+        """
         self._served.require(session)
+        self.clearance.require()
+        if self.clearance.is_bounded and session.version != BASE_VERSION:
+            self.clearance.require_covered(await asyncio.to_thread(self._find_version, session))
         return await self._chat.answer(session, messages, parent=parent, sampling=sampling)
 
     async def stop(self, session: Session) -> None:
@@ -294,6 +309,9 @@ class Service:
         tokens = self._engine.count(told) if told else 0
         self._counts[session.id] = (key, tokens)
         return tokens
+
+    def _find_version(self, session: Session) -> Version:
+        return self._store.version(session, session.version)
 
     def _delete(self, session: Session) -> None:
         self.readings.stop_all(session)

@@ -38,7 +38,17 @@ from fluvial.model.outline import OutlinedCheckpoint
 from fluvial.model.registry import Registry
 from fluvial.service.guarding import Guarding, open_guarding
 from fluvial.service.hub import Hub
+from fluvial.service.loaded import digest_loaded
 from fluvial.service.record import Record
+from fluvial.service.release import (
+    Clearance,
+    Clock,
+    clear,
+    read_release,
+    record_accepted,
+    recording,
+    say_adaptation,
+)
 from fluvial.service.service import Service
 from fluvial.store import Store
 from fluvial.store.audit import AuditLog
@@ -66,6 +76,9 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         audit = AuditLog.open(
             settings.data_dir, limit_bytes=settings.audit_bytes, keep_texts=settings.audit_texts
         )
+        clock = Clock()
+        with recording(audit, settings):
+            held = read_release(settings, now=clock.now())
         guarding = open_guarding(settings, audit=audit)
         undo.callback(guarding.close)
         registry = Registry(settings.data_dir)
@@ -75,6 +88,14 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         undo.callback(learner.close)
         engine = open_engine(checkpoint, name=info.name, settings=settings, on_build=on_build)
         undo.callback(engine.close)
+        subjects = digest_loaded(
+            settings, checkpoint=checkpoint, template=engine.template, guard=guarding.sha256
+        )
+        with recording(audit, settings):
+            clearance = clear(
+                held, subjects=subjects, adaptation=say_adaptation(settings), clock=clock
+            )
+        record_accepted(audit, settings, clearance)
         service = _join(
             settings,
             info=info,
@@ -83,6 +104,7 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
             store=store,
             audit=audit,
             guarding=guarding,
+            clearance=clearance,
             learner=learner,
             registry=registry,
         )
@@ -236,6 +258,7 @@ def _join(
     store: Store,
     audit: AuditLog,
     guarding: Guarding,
+    clearance: Clearance,
     learner: LearnerProcess,
     registry: Registry,
 ) -> Service:
@@ -278,6 +301,7 @@ def _join(
         hub=hub,
         audit=audit,
         guarding=guarding,
+        clearance=clearance,
         installed=registry.list,
         checkpoint=checkpoint,
         score=score,

@@ -120,6 +120,10 @@ class AuditLog:
         """
         return self._texts.describe(text, session=session)
 
+    def digest(self, text: str) -> str:
+        """Return the keyed digest of a secret, which is never kept."""
+        return self._texts.digest(text)
+
     def forget(self, session: str) -> None:
         """Remove what was kept of a session's texts; entries and their chain stay."""
         self._texts.forget(session)

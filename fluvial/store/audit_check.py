@@ -134,6 +134,21 @@ def read_entries(data_dir: Path) -> Iterator[Entry]:
             ) from None
 
 
+def find_last(data_dir: Path, kind: str) -> Entry | None:
+    """Return the last entry of a kind that is sound in itself, None where there is none."""
+    mark = f'"kind":"{kind}"'.encode()
+    for path in reversed(AuditFolder(data_dir).list_segments()):
+        with translate_os(f"reading {path.name}"):
+            lines = path.read_bytes().splitlines(keepends=True)
+        for line in reversed(lines):
+            if mark in line:
+                with contextlib.suppress(ValueError):
+                    entry = Entry.decode(line)
+                    if entry.kind == kind:
+                        return entry
+    return None
+
+
 def read_snapshot(data_dir: Path) -> Iterator[bytes]:
     """Yield the lines of the log as it is now, unchecked."""
     with _hold(AuditFolder(data_dir)) as snapshot:

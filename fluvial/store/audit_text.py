@@ -30,10 +30,14 @@ class Texts:
     def describe(self, text: str, *, session: str | None) -> dict[str, str | int]:
         """Return what may be said of a text; keeps it where texts are kept. Raises StorageError."""
         data = text.encode(errors="surrogatepass")
-        digest = self._digest(data)
+        digest = self._hash(data)
         if self._keep:
             write_atomically(self._path(session) / f"{digest}.txt", data)
         return {"text_hmac": digest, "text_chars": len(text)}
+
+    def digest(self, text: str) -> str:
+        """Return the keyed digest of a text, 64 hexadecimal digits."""
+        return self._hash(text.encode(errors="surrogatepass"))
 
     def read(self, digest: str, *, session: str | None) -> str | None:
         """Return a text that was kept and is still what its digest says, else None."""
@@ -41,7 +45,7 @@ class Texts:
             data = (self._path(session) / f"{digest}.txt").read_bytes()
         except OSError:
             return None
-        same = hmac.compare_digest(self._digest(data), digest)
+        same = hmac.compare_digest(self._hash(data), digest)
         return data.decode(errors="surrogatepass") if same else None
 
     def forget(self, session: str) -> None:
@@ -62,5 +66,5 @@ class Texts:
         known = session is not None and is_id(session, prefix="sess")
         return self._folder / (session if session is not None and known else NO_SESSION)
 
-    def _digest(self, data: bytes) -> str:
+    def _hash(self, data: bytes) -> str:
         return hmac.digest(self._key, data, "sha256").hex()

@@ -83,11 +83,25 @@ def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
-def test_serving_others_without_a_key_is_refused_before_anything_starts() -> None:
-    settings = load(overrides={"host": EVERYWHERE, "data_dir": "/nonexistent/fluvial"})
+def test_serving_others_in_development_is_refused_before_anything_starts() -> None:
+    for key in (None, KEY):
+        given = {"host": EVERYWHERE, "data_dir": "/nonexistent/fluvial", "api_key": key}
+        with pytest.raises(InputError, match="not released.*ssh -L 8420:127.0.0.1:8420") as caught:
+            serve(load(overrides=given))
+        assert caught.value.param == "host"
+
+
+def test_serving_others_in_production_needs_a_release_and_a_key() -> None:
+    given = {"host": EVERYWHERE, "mode": "production", "data_dir": "/nonexistent/fluvial"}
+    for name, path in (("release", "r.json"), ("release_key", "key.pub")):
+        with pytest.raises(InputError, match="mode is production") as caught:
+            serve(load(overrides=given))
+        assert caught.value.param == name
+        given[name] = path
     with pytest.raises(InputError, match="FLUVIAL_API_KEY"):
-        serve(settings)
-    check_exposure(load(overrides={"host": EVERYWHERE, "api_key": KEY}))
+        serve(load(overrides=given))
+    check_exposure(load(overrides={**given, "api_key": KEY}))
+    check_exposure(load(overrides={**given, "host": "127.0.0.1"}))
 
 
 def test_a_server_for_others_without_a_key_answers_no_one(start_server: Start) -> None:

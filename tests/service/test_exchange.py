@@ -77,6 +77,7 @@ def open_bench(tmp_path: Path, tiny_model: Path) -> Iterator[Open]:
             learner=ScriptedLearner(),
             hub=rig.hub,
             audit=rig.service.audit,
+            clearance=rig.service.clearance,
             guarding=rig.service.guarding,
             installed=list,
             checkpoint=checkpoint if declared else None,
