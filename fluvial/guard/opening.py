@@ -1,11 +1,13 @@
 """From settings to a guard: the policy, and the checks that it uses."""
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from fluvial.config import Settings
 from fluvial.guard import policy as policies
 from fluvial.guard.check import Check
 from fluvial.guard.guard import Guard
+from fluvial.guard.pattern import PatternCheck
 from fluvial.guard.policy import Policy
 from fluvial.guard.word import WordCheck
 
@@ -37,4 +39,12 @@ def _open_words(policy: Policy) -> Check:
     return WordCheck(policy.listed())
 
 
-_MAKERS: dict[str, Maker] = {"words": _open_words}
+def _open_patterns(policy: Policy) -> Check:
+    check = PatternCheck()
+    # Its libraries take long to load: now, and not with the first question.
+    check.find("", kind="prompt")
+    # A cached property keeps the promise of a property; only the type checker does not know.
+    return cast("Check", check)
+
+
+_MAKERS: dict[str, Maker] = {"words": _open_words, "patterns": _open_patterns}

@@ -96,17 +96,18 @@ class Completion:
 
     def _whole(self, index: int, deltas: Sequence[Delta]) -> Json:
         text = "".join(delta.text for delta in deltas)
-        calls = _join_calls(deltas)
+        last = deltas[-1]
+        # Of an answer that the guard ended no call is to be made, not even one that was whole.
+        calls = _join_calls(deltas) if last.finish != "content_filter" else []
         content = None if calls and not text else text
         message: Json = {
             "role": "assistant",
             "content": content,
-            "refusal": _refusal(deltas[-1]),
+            "refusal": _refusal(last),
         }
         if calls:
             message["tool_calls"] = calls
         told = [each for delta in deltas for each in delta.logprobs]
-        last = deltas[-1]
         choice = _choice(index, finish=last.finish, guard=last.guard) | {"message": message}
         return choice | {"logprobs": view_logprobs(told) if self._logprobs else None}
 
