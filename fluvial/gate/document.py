@@ -6,6 +6,7 @@ default.
 
 import json
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -66,7 +67,7 @@ def build(kind: type[T], fields: object, *, name: str) -> T:
     """
     try:
         text = json.dumps(fields, allow_nan=False)
-        return TypeAdapter(kind).validate_json(text, strict=True)
+        return _adapt(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -78,4 +79,9 @@ def build(kind: type[T], fields: object, *, name: str) -> T:
 
 def dump(kind: type[T], value: T) -> dict[str, Any]:
     """Return a dataclass as JSON's objects, lists, texts and numbers."""
-    return TypeAdapter(kind).dump_python(value, mode="json")
+    return _adapt(kind).dump_python(value, mode="json")
+
+
+@cache
+def _adapt(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)

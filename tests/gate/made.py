@@ -1,6 +1,5 @@
 """Small plans and results that the gate's tests start from."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from fluvial.gate.result import Adaptation, Results, RiskResult
 from fluvial.gate.verdict import decide_risk
 
 GOOD_JUDGE = Calibration(positives=200, caught=190, negatives=200, false_alarms=2)
+ENDED_AT = 1_700_001_000.0
 SUBJECTS = {"weights": "a" * 64, "tokenizer": "b" * 64, "guard": "c" * 64}
 
 
@@ -44,7 +44,6 @@ def make_judged_plan() -> Plan:
 def make_results(plan: Plan, *seen: Evidence, **more: Any) -> Results:
     """Return honest results of a plan; without evidence, every risk came out clean."""
     evidence = seen or tuple(make_evidence(risk.samples) for risk in plan.risks)
-    now = time.time()
     return Results(
         **{
             "plan_sha256": plans.digest(plan),
@@ -53,8 +52,8 @@ def make_results(plan: Plan, *seen: Evidence, **more: Any) -> Results:
             "risks": tuple(
                 judge(risk, plan, each) for risk, each in zip(plan.risks, evidence, strict=True)
             ),
-            "started_at": now - 60,
-            "ended_at": now - 1,
+            "started_at": 1_700_000_500.0,
+            "ended_at": ENDED_AT,
             "adaptation": Adaptation(drift_budget=0.05, canary_sha256="d" * 64),
             **more,
         }

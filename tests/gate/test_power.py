@@ -48,7 +48,7 @@ def test_fifty_eight_clean_trials_do_not_pass_a_bar_of_five_percent() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 400), st.sampled_from([0.01, 0.1, 0.5]), st.floats(0, 1))
+@given(st.integers(1, 400), st.sampled_from([0.01, 0.1, 0.5]), st.floats(0.001, 0.999))
 def test_power_is_the_probability_of_a_count_that_passes(
     trials: int, bar: float, share: float
 ) -> None:
