@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         1.0, gt=0, le=1, description="Share of the chunks that are learned from, evenly chosen."
     )
     depth: float = Field(
-        0.7, gt=0, le=1, description="Share of the layers that learn, from the last one down."
+        0.65, gt=0, le=1, description="Share of the layers that learn, from the last one down."
     )
     version_tokens: int = Field(8192, ge=16, description="Tokens read between two saved versions.")
     drift_budget: float = Field(

@@ -1,10 +1,12 @@
-"""First factors that keep what reading changes away from what the model does all the time.
+"""First factors, and leeways, that keep what reading changes away from what a model always does.
 
 With B alone learned, an adapter changes W by `B A^T`: it acts in proportion to how strongly its
 first factors see an input. Random ones see most the few directions that all inputs share, so what a
 text taught shows in every answer. These are random ones, whitened by the second moment C of each
 linear's inputs in neutral conversations, `A = (C + damping * mean(C))^(-1/2) R`, and then as large
-as before on other neutral text. Letters: n tokens, i inputs, r rank.
+as before on other neutral text. So it is with outputs: the more the loss in these conversations
+depends on one (F, the mean square of its gradients), the less leeway B has to move it. Letters:
+n tokens, i inputs, o outputs, r rank.
 """
 
 import tomllib
@@ -26,6 +28,7 @@ from fluvial.model.tokenizer import Tokenizer
 from fluvial.types import Message
 
 DAMPING = 0.3
+LEEWAY_DAMPING = 0.1
 EXAMPLES_FILE = Path(__file__).with_name("calibration.toml")
 MOST_TOKENS = 1024
 SEQUENCE_TOKENS = 256
@@ -33,6 +36,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 MeasureInputs = Callable[[Sequence[int]], Mapping[str, Floats]]
 """Returns what each linear is given for a text, float32 [n, i]."""
+MeasureSlopes = Callable[[Sequence[int]], Mapping[str, Floats]]
+"""Returns how much the loss on a text depends on each output of a linear, float32 [o]."""
 
 
 def ensure_basis(
@@ -59,17 +64,20 @@ def ensure_basis(
         bases.ship(checkpoint=checkpoint.sha256)
         basis = bases.find(shapes, checkpoint=checkpoint.sha256)
     if basis is None:
+        talks = load_examples(tokenizer=tokenizer, template=open_template(checkpoint))
+        longest = min(SEQUENCE_TOKENS, rule.window_tokens)
         tensors = calibrate(
             declaration,
-            conversations=load_examples(tokenizer=tokenizer, template=open_template(checkpoint)),
+            conversations=talks,
             neutral=[choose_first_token(tokenizer), *tokenizer.encode(load_probe())[PROBE_TOKENS:]],
             measure=learner.measure_inputs,
             rank=rule.rank,
             seed=rule.seed,
-            longest=min(SEQUENCE_TOKENS, rule.window_tokens),
+            longest=longest,
         )
-        basis = bases.save(tensors, checkpoint=checkpoint.sha256)
-    learner.stand_on(basis.tensors)
+        leeways = find_leeways(talks, measure=learner.measure_slopes, longest=longest)
+        basis = bases.save(tensors, leeways=leeways, checkpoint=checkpoint.sha256)
+    learner.stand_on(basis)
     return basis
 
 
@@ -94,6 +102,26 @@ def calibrate(
     return {
         f"{name}.a": _whiten(drawn[f"{name}.a"].astype(np.float64), talks[name], plain[name])
         for name in talks
+    }
+
+
+def find_leeways(
+    conversations: Sequence[Sequence[int]],
+    *,
+    measure: MeasureSlopes,
+    longest: int = SEQUENCE_TOKENS,
+) -> Tensors:
+    """Return how far each output may move, relative to the others, by group, float32 [o].
+
+    Leeways are `(F + damping * mean(F))^(-1/2)`, and one in the root of their mean square.
+    """
+    found: dict[str, list[Floats]] = {}
+    for text in _take(conversations, longest=longest):
+        for name, slopes in measure(text).items():
+            found.setdefault(name, []).append(slopes)
+    return {
+        name: _give_leeway(np.stack(parts).astype(np.float64).mean(axis=0))
+        for name, parts in found.items()
     }
 
 
@@ -152,6 +180,13 @@ def _whiten(random_IR: Doubles, talk_NI: Doubles, plain_NI: Doubles) -> Floats:
     scale = np.linalg.norm(plain_NI @ random_IR) / np.linalg.norm(plain_NI @ white_IR)
     # As half as many bytes hold it: it is random anyhow.
     return (scale * white_IR).astype(np.float16).astype(np.float32)
+
+
+def _give_leeway(slopes_O: Doubles) -> Floats:
+    mean = float(slopes_O.mean()) or 1.0  # one without any slope may move freely
+    leeway_O = (slopes_O / mean + LEEWAY_DAMPING) ** -0.5
+    leeway_O /= np.sqrt(np.mean(leeway_O**2))
+    return leeway_O.astype(np.float16).astype(np.float32)
 
 
 def _decompose(x_NI: Doubles) -> tuple[Doubles, Doubles]:

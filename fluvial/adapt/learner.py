@@ -8,7 +8,7 @@ version before alone: windows and the rule's memory begin anew there.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from fluvial.adapt.tracer import Asked, ComputedTracer, RecordedTracer, Tracer
 from fluvial.adapt.window import Windows, cut
 from fluvial.errors import LearnerError
 from fluvial.model.adapter import Tensors, create_tensors
+from fluvial.model.basis import Basis
 from fluvial.model.checkpoint import Checkpoint
 from fluvial.model.opening import AnyCheckpoint
 from fluvial.version_note import ChunkNotFinite, ReadsWorse, VersionNote
@@ -108,6 +109,7 @@ class Learner:
         self._probe = Probe(probe, self._tracer)
         self._budget = drift_budget
         self._basis: Tensors = {}
+        self._leeways: Tensors = {}
         self._sessions: dict[str, _Session] = {}
 
     def use_threads(self, threads: int) -> None:
@@ -124,19 +126,32 @@ class Learner:
         """What tells the inputs of each linear for a text, [s, i]; None where nothing can."""
         return self._tracer.measure_inputs if isinstance(self._tracer, RecordedTracer) else None
 
-    def stand_on(self, basis: Tensors) -> None:
-        """Let sessions that start from the base have these first factors."""
-        self._basis = basis
+    def stand_on(self, basis: Basis) -> None:
+        """Let sessions that start from the base have its first factors, and all its leeways."""
+        self._basis, self._leeways = basis.tensors, basis.leeways
+
+    def measure_slopes(self, text: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """Return how much the base's mean loss on a text depends on each output, by group, [o].
+
+        It is the mean square of the gradient of what B has for an output. At most a window's text.
+        """
+        live = self._start_live(replace(self._rule, depth=1.0))
+        window = self._tracer.open(text[:1], live, learns=True)
+        self._tracer.score_all([Asked(window, text[1:], live)])
+        self._tracer.differentiate(window, live)
+        self._tracer.close(window)
+        return {
+            name.removesuffix(".b"): each.grad.square().mean(dim=0).numpy()
+            for name, each in live.trained.items()
+            if name.endswith(".b") and each.grad is not None
+        }
 
     def load(self, session: str, tensors: Tensors | None) -> None:
         """Start or restart a session from `tensors` (None: the base)."""
         self.drop(session)
-        if tensors is None:
-            rule = self._rule
-            tensors = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
-            tensors |= self._basis
-        windows = Windows(self._tracer, rule=self._rule)
-        self._sessions[session] = _Session(Live(tensors, rule=self._rule), windows)
+        rule = self._rule
+        live = self._start_live(rule) if tensors is None else Live(tensors, rule=rule)
+        self._sessions[session] = _Session(live, Windows(self._tracer, rule=rule))
 
     def drop(self, session: str) -> None:
         """Forget a session's live state; unknown sessions are fine."""
@@ -246,6 +261,10 @@ class Learner:
         """Return the divergence of an adapter from the base on the probe, nats a token."""
         return self._probe.measure(Live(tensors, rule=self._rule))
 
+    def _start_live(self, rule: Rule) -> Live:
+        drawn = create_tensors(self._declaration, rank=rule.rank, seed=rule.seed)
+        return Live(drawn | dict(self._basis), rule=rule)
+
     def _read_batch(self, reads: Sequence[Read]) -> list[ChunkResult]:
         turns = [self._begin(read) for read in reads]
         self._score(turns)
@@ -313,6 +332,7 @@ class Learner:
             tokens=tokens,
             declaration=self._declaration,
             norms=self._tracer.norms,
+            leeways=self._leeways,
         )
         moved = take_step(
             self._rule.method,

@@ -3,15 +3,22 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fluvial.adapt.rule import Rule
 from fluvial.model.adapter import Adaptable
 
 
 class Pace(NamedTuple):
-    """How far a tensor moves, and what is kept of it after that."""
+    """How far a tensor moves, and what is kept of it after that.
+
+    `leeway`: a factor on the rate for each number of a row, float32; None: one for all.
+    """
 
     rate: float
     kept: float = 1.0
+    leeway: NDArray[np.float32] | None = None
 
 
 def choose_paces(
@@ -21,10 +28,12 @@ def choose_paces(
     tokens: int,
     declaration: Adaptable,
     norms: Mapping[str, float],
+    leeways: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, Pace]:
     """Return the paces of tensors for a step on a chunk of so many tokens.
 
-    `norms` are those of each group's weights (`Tracer`).
+    `norms` are those of each group's weights (`Tracer`), `leeways` those of a group's outputs
+    (`Basis`): only B's, and of the groups that have one.
     """
     # Steps don't shrink with the evidence, so a short chunk gets one in proportion.
     part = min(1.0, tokens / rule.chunk_tokens)
@@ -33,6 +42,7 @@ def choose_paces(
         name: Pace(
             part * _choose_rate(rule, name, declaration=declaration, norms=norms),
             1.0 if name.endswith(".a") else kept,
+            leeways.get(name.removesuffix(".b")),
         )
         for name in names
     }

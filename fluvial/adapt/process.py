@@ -166,6 +166,9 @@ class LearnerProcess:
             self.state = "restarting" if self.generation else "starting"
             self.generation = max(1, self.generation)
             self._process = Child("fluvial.adapt.worker", settings=self._settings)
+            if self._closed:  # meanwhile, when `close` saw no process to end
+                self._lose()
+                raise LearnerError("the learner is closed")
         return self._process
 
     def _lose(self) -> None:

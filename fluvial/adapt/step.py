@@ -14,7 +14,10 @@ from fluvial.adapt.pace import Pace
 from fluvial.adapt.rule import Method
 from fluvial.engine.adam import measure_norm, take_adam_step
 
-FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.5, 0.99, 1e-8
+"""Of Adam. It forgets fast: a text is not one task, and steps that follow it harm the rest less."""
+AVERAGED = 0.9
+"""How much of their average of gradients `sign` and `muon` keep with each."""
 CLIP_EPSILON = 1e-6
 ROUNDS = 5
 """Of Newton-Schulz in Muon's step; coefficients from https://kellerjordan.github.io/posts/muon/"""
@@ -54,7 +57,9 @@ def take_step(
     for gradient in gradients.values():
         gradient.mul_((clip / (norm + CLIP_EPSILON)).clamp(max=1))
     for name, change in step(method, gradients, memory).items():
-        trained[name].sub_(change, alpha=paces[name].rate).mul_(paces[name].kept)
+        pace = paces[name]
+        own = change if pace.leeway is None else change * torch.from_numpy(pace.leeway)
+        trained[name].sub_(own, alpha=pace.rate).mul_(pace.kept)
     return True
 
 
@@ -81,6 +86,7 @@ def _take_natively(
         *averages,
         rates=[paces[name].rate for name in gradients],
         kept=[paces[name].kept for name in gradients],
+        leeways=[paces[name].leeway for name in gradients],
         scale=min(1.0, clip / (norm + CLIP_EPSILON)),
         decays=(FIRST_DECAY, SECOND_DECAY),
         epsilon=EPSILON,
@@ -112,12 +118,12 @@ def _step_normed(name: str, gradient: Tensor, memory: Memory) -> Tensor:
 
 def _step_sign(name: str, gradient: Tensor, memory: Memory) -> Tensor:
     """The sign of the averaged gradient."""
-    return _average(memory.first, name, gradient, FIRST_DECAY).sign()
+    return _average(memory.first, name, gradient, AVERAGED).sign()
 
 
 def _step_muon(name: str, gradient: Tensor, memory: Memory) -> Tensor:
     """The averaged gradient with its singular values made alike; a vector is only normalised."""
-    average = _average(memory.first, name, gradient, FIRST_DECAY)
+    average = _average(memory.first, name, gradient, AVERAGED)
     return _normalise(_level(average) if average.ndim == 2 else average)
 
 

@@ -26,10 +26,11 @@ def adapt() -> None:
 @config_option
 @json_option
 def calibrate(model: str, data_dir: Path | None, config_file: Path | None, as_json: bool) -> None:
-    """Make MODEL's basis anew: the first factors that new sessions start from.
+    """Make MODEL's basis anew: the first factors that new sessions start from, and leeways.
 
-    They are whitened by what the model's layers see in neutral conversations, so that what a
-    session learns touches its other answers less. It happens by itself when a model learns for the
+    Factors are whitened by what the model's layers see in neutral conversations, and outputs that
+    these lean on are moved less (their leeway), so that what a session learns touches its other
+    answers less. It happens by itself when a model learns for the
     first time, unless the package has its basis; versions that stand on an older one keep it.
     """
     settings = load_settings(config_file, data_dir=data_dir, model=model)
@@ -63,7 +64,7 @@ def calibrate(model: str, data_dir: Path | None, config_file: Path | None, as_js
         "model": settings.model,
         "basis": basis.sha256,
         "rank": learner.rule.rank,
-        "bytes": sum(each.nbytes for each in basis.tensors.values()),
+        "bytes": sum(each.nbytes for each in (*basis.tensors.values(), *basis.leeways.values())),
         "seconds": round(time.monotonic() - begun_s, 1),
     }
     if as_json:

@@ -36,6 +36,7 @@ def take_adam_step(
     *,
     rates: Sequence[float],
     kept: Sequence[float],
+    leeways: Sequence[Floats | None],
     scale: float,
     decays: tuple[float, float],
     epsilon: float,
@@ -44,10 +45,14 @@ def take_adam_step(
     """Move `values` by step number `steps`, from 1 on, and bring the two averages forward.
 
     Gradients are multiplied by `scale` before. Each tensor has a rate of its own, and is multiplied
-    by what is to be kept of it afterwards. Raises EngineError when the arguments do not fit.
+    by what is to be kept of it afterwards; `leeways`, along the last axis, are factors on the rate,
+    None: one. Raises EngineError when the arguments do not fit.
     """
-    if not len(values) == len(rates) == len(kept):
+    if not len(values) == len(rates) == len(kept) == len(leeways):
         raise EngineError(f"{len(values)} tensors take as many rates, not {len(rates)}")
+    for value, leeway in zip(values, leeways, strict=True):
+        if leeway is not None:
+            expect(leeway, value.shape[-1:])
     for value, *others in zip(values, gradients, first, second, strict=True):
         for other in others:
             expect(other, value.shape)
@@ -57,6 +62,8 @@ def take_adam_step(
         *(_point_all(tensors) for tensors in (values, gradients, first, second)),
         _list_sizes(values),
         *((ctypes.c_float * len(each))(*each) for each in (rates, kept)),
+        (ctypes.c_void_p * len(leeways))(*(None if x is None else point(x) for x in leeways)),
+        (ctypes.c_int64 * len(values))(*(value.shape[-1] for value in values)),
         scale,
         *decays,
         epsilon,
@@ -84,7 +91,7 @@ def _load() -> ctypes.CDLL:
     long, pointer, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     double = ctypes.c_double
     library.fluvial_square_sum.argtypes = [long, *[pointer] * 3]
-    library.fluvial_adam.argtypes = [long, *[pointer] * 7, real, double, double, real, long]
+    library.fluvial_adam.argtypes = [long, *[pointer] * 9, real, double, double, real, long]
     for function in (library.fluvial_square_sum, library.fluvial_adam):
         function.restype = ctypes.c_char_p
     return library

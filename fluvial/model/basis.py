@@ -1,4 +1,6 @@
-"""First factors that adapters of many sessions share, each set in a file named by what it holds.
+"""What adapters of many sessions share, each set in a file named by what it holds.
+
+First factors, and how far the second may move: a leeway for each output of a linear.
 
 A version keeps only its second factors and says which basis it stands on, so bases are data, not
 cache: a file is never written again, and never deleted while versions may need it.
@@ -28,14 +30,19 @@ SHIPPED = Path(__file__).parents[1] / "adapt" / "bases"
 MAX_BYTES = 2**30
 KEPT = 4
 _SUFFIX = ".safetensors"
+_LEEWAY = ".leeway"
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """First factors by name (`layers.3.qkv.a`), float32 [inputs, rank]; `sha256` of its file."""
+    """First factors by name (`layers.3.qkv.a`), float32 [inputs, rank]; `sha256` of its file.
+
+    `leeways` by group (`layers.3.qkv`), float32 [outputs]; the oldest bases have none.
+    """
 
     sha256: str
     tensors: Tensors
+    leeways: Tensors
 
 
 class Bases:
@@ -48,19 +55,21 @@ class Bases:
         self._folder = folder
         self._kept: OrderedDict[str, Basis] = OrderedDict()
 
-    def save(self, tensors: Tensors, *, checkpoint: str) -> Basis:
+    def save(self, tensors: Tensors, *, leeways: Tensors, checkpoint: str) -> Basis:
         """Write a basis of the checkpoint (its sha256). Raises StorageError."""
-        data = safetensors.numpy.save({name: _narrow(each) for name, each in tensors.items()})
-        return self._write(data, dict(tensors), checkpoint=checkpoint)
+        named = {f"{group}{_LEEWAY}": each for group, each in leeways.items()}
+        kept = {name: _narrow(each) for name, each in {**tensors, **named}.items()}
+        data = safetensors.numpy.save(kept)
+        basis = Basis(hashlib.sha256(data).hexdigest(), dict(tensors), dict(leeways))
+        return self._write(data, basis, checkpoint=checkpoint)
 
     def ship(self, *, checkpoint: str) -> None:
         """Copy those that the package has for a checkpoint. Raises ModelError, StorageError."""
         for path in sorted(SHIPPED.glob(f"{checkpoint[:16]}-*{_SUFFIX}")):
             basis = _read(path, path.stem.rpartition("-")[2])
-            self._write(path.read_bytes(), basis.tensors, checkpoint=checkpoint)
+            self._write(path.read_bytes(), basis, checkpoint=checkpoint)
 
-    def _write(self, data: bytes, tensors: Tensors, *, checkpoint: str) -> Basis:
-        basis = Basis(hashlib.sha256(data).hexdigest(), tensors)
+    def _write(self, data: bytes, basis: Basis, *, checkpoint: str) -> Basis:
         path = self._folder / f"{checkpoint[:16]}-{basis.sha256}{_SUFFIX}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -97,11 +106,12 @@ class Bases:
                 continue
 
     def find(self, shapes: dict[str, tuple[int, ...]], *, checkpoint: str) -> Basis | None:
-        """Return the newest of a checkpoint with these shapes, None when there is none."""
+        """Return the newest of a checkpoint with leeways and these shapes, None without one."""
         fitting = [
             basis
             for basis in self.list(checkpoint)
-            if {name: each.shape for name, each in basis.tensors.items()} == shapes
+            if basis.leeways
+            and {name: each.shape for name, each in basis.tensors.items()} == shapes
         ]
         return fitting[-1] if fitting else None
 
@@ -138,11 +148,16 @@ def _read(path: Path, sha256: str) -> Basis:
     except SafetensorError as error:
         raise ModelError(f"the basis {path} is damaged: {error}") from None
     for name, each in tensors.items():
-        sound = each.dtype.name in ("float16", "float32") and each.ndim == 2
-        sound = sound and bool(np.isfinite(each).all())
-        if not (sound and name.endswith(".a")):
-            raise ModelError(f"the basis {path} holds {name!r}, which is no first factor")
-    return Basis(sha256, {name: each.astype(np.float32) for name, each in tensors.items()})
+        dimensions = 2 if name.endswith(".a") else 1 if name.endswith(_LEEWAY) else None
+        sound = each.dtype.name in ("float16", "float32") and each.ndim == dimensions
+        if not (sound and bool(np.isfinite(each).all())):
+            raise ModelError(f"the basis {path} holds {name!r}, which is no first factor or leeway")
+    wide = {name: each.astype(np.float32) for name, each in tensors.items()}
+    return Basis(
+        sha256,
+        {name: each for name, each in wide.items() if name.endswith(".a")},
+        {name.removesuffix(_LEEWAY): wide[name] for name in wide if name.endswith(_LEEWAY)},
+    )
 
 
 def _narrow(array: NDArray[np.float32]) -> NDArray[Any]:

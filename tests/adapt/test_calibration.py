@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluvial.adapt.calibration import calibrate, ensure_basis, load_examples
+from fluvial.adapt.calibration import calibrate, ensure_basis, find_leeways, load_examples
 from fluvial.adapt.learner import Learner
 from fluvial.adapt.rule import Rule
 from fluvial.model.adapter import create_tensors
@@ -53,6 +53,28 @@ def test_it_is_the_inverse_root_of_the_second_moment(checkpoint: Checkpoint) -> 
     white = vectors @ np.diag(values**-0.5) @ vectors.T @ drawn[f"{name}.a"]
     white *= np.linalg.norm(plain @ drawn[f"{name}.a"]) / np.linalg.norm(plain @ white)
     np.testing.assert_allclose(made[f"{name}.a"], white, rtol=1e-3, atol=1e-5)
+
+
+def test_what_conversations_lean_on_has_the_least_leeway() -> None:
+    slopes = {1: np.array([4, 1, 0, 1], np.float32), 3: np.array([12, 3, 0, 3], np.float32)}
+
+    def measure(text: Sequence[int]) -> Mapping[str, NDArray[np.float32]]:
+        return {"layers.0.qkv": slopes[text[0]]}
+
+    found = find_leeways([[1, 2], [3, 4]], measure=measure)["layers.0.qkv"]
+    expected = (np.array([8, 2, 0, 2]) / 3 + 0.1) ** -0.5
+    expected /= np.sqrt(np.mean(expected**2))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_slopes_are_those_of_float32(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    found = _open(checkpoint, tmp_path).measure_slopes(TEXT)
+    expected = Learner(checkpoint, rule=RULE).measure_slopes(TEXT)
+    assert found.keys() == expected.keys()
+    for name, each in expected.items():
+        assert each.any()
+        assert np.corrcoef(found[name], each)[0, 1] > 0.98
+        assert found[name].sum() == pytest.approx(each.sum(), rel=0.1)
 
 
 def test_sessions_stand_on_a_basis_that_is_made_once(

@@ -1,14 +1,16 @@
 """A step of Adam by native code, against PyTorch's."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fluvial.adapt.pace import Pace
-from fluvial.adapt.step import Memory, take_step
+from fluvial.adapt.step import FIRST_DECAY, SECOND_DECAY, Memory, take_step
 from fluvial.engine.adam import measure_norm, take_adam_step
 from fluvial.errors import EngineError
 from fluvial.native.library import use_threads
@@ -16,6 +18,11 @@ from fluvial.native.library import use_threads
 SHAPES = {"small": (1, 1), "odd": (7, 13), "large": (8, 3000), "flat": (33,)}
 KEPT = 0.9
 RATES = {"small": 0.1, "odd": 1e-3, "large": 0.02, "flat": 1.0}
+DECAYS = (FIRST_DECAY, SECOND_DECAY)
+LEEWAYS = {
+    "odd": np.linspace(0, 2, 13, dtype=np.float32),
+    "large": np.linspace(3, 1, 3000, dtype=np.float32),
+}
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -23,7 +30,7 @@ RATES = {"small": 0.1, "odd": 1e-3, "large": 0.02, "flat": 1.0}
 def test_steps_are_those_of_pytorch(native: bool, clip: float) -> None:
     trained, expected, memory = _draw(0), _draw(0), Memory()
     optimiser = torch.optim.Adam(
-        [{"params": [each], "lr": RATES[name]} for name, each in expected.items()]
+        [{"params": [each], "lr": RATES[name]} for name, each in expected.items()], betas=DECAYS
     )
     for number in range(1, 6):
         for each in (trained, expected):
@@ -37,6 +44,19 @@ def test_steps_are_those_of_pytorch(native: bool, clip: float) -> None:
         assert all(each.grad is None for each in trained.values())
     for name, each in expected.items():
         torch.testing.assert_close(trained[name], each, rtol=1e-5, atol=1e-5 * RATES[name])
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_outputs_move_as_far_as_they_have_leeway(native: bool) -> None:
+    plain, own, memories = _draw(0), _draw(0), (Memory(), Memory())
+    before = _draw(0)
+    for number in (1, 2):
+        for each, memory, leeways in zip((plain, own), memories, ({}, LEEWAYS), strict=True):
+            _slope(each, number)
+            _take(each, memory, clip=1e9, native=native, kept=1.0, leeways=leeways)
+    for name, each in own.items():
+        moved = (plain[name] - before[name]) * torch.from_numpy(LEEWAYS.get(name, np.ones(1, "f")))
+        torch.testing.assert_close(each - before[name], moved, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -93,6 +113,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
                 *(one, one, one),
                 rates=rates,
                 kept=[1.0],
+                leeways=[None],
                 scale=1,
                 decays=(0.9, 0.999),
                 epsilon=1e-8,
@@ -100,8 +121,31 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
             )
 
 
-def _take(trained: Mapping[str, Tensor], memory: Memory, *, clip: float, native: bool) -> bool:
-    paces = {name: Pace(rate, KEPT) for name, rate in RATES.items()}
+def test_leeways_that_do_not_fit_are_refused() -> None:
+    ones = [np.ones((2, 3), np.float32)]
+    with pytest.raises(EngineError, match="native code takes"):
+        take_adam_step(
+            *(ones, ones, ones, ones),
+            rates=[1.0],
+            kept=[1.0],
+            leeways=[np.ones(2, np.float32)],
+            scale=1,
+            decays=DECAYS,
+            epsilon=1e-8,
+            steps=1,
+        )
+
+
+def _take(
+    trained: Mapping[str, Tensor],
+    memory: Memory,
+    *,
+    clip: float,
+    native: bool,
+    kept: float = KEPT,
+    leeways: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> bool:
+    paces = {name: Pace(rate, kept, leeways.get(name)) for name, rate in RATES.items()}
     with torch.no_grad():
         return take_step("adam", trained, memory, paces=paces, clip=clip, native=native)
 

@@ -50,6 +50,8 @@ typedef struct Step {
     float *const *first, *const *second;
     const int64_t *sizes;
     const float *rates, *kept;
+    const float *const *leeways;
+    const int64_t *outputs;
     float scale, old, new, old_square, new_square, first_factor, second_factor, epsilon;
 } Step;
 
@@ -62,24 +64,33 @@ static void step_one(void *argument, size_t index) {
     const float old_square = s->old_square, new_square = s->new_square;
     const float first_factor = s->first_factor, second_factor = s->second_factor;
     const float epsilon = s->epsilon, rate = s->rates[index], kept = s->kept[index];
-    for (int64_t i = 0; i < s->sizes[index]; i++) {
-        const float g = gradient[i] * scale;
-        first[i] = first[i] * old + g * new;
-        second[i] = second[i] * old_square + g * g * new_square;
-        const float step = first[i] * first_factor / (sqrtf(second[i] * second_factor) + epsilon);
-        value[i] = (value[i] - rate * step) * kept;
-    }
+    const float *restrict leeway = s->leeways[index];
+    const int64_t outputs = s->outputs[index];
+    for (int64_t row = 0; row < s->sizes[index]; row += outputs)
+        for (int64_t o = 0; o < outputs; o++) {
+            const int64_t i = row + o;
+            const float g = gradient[i] * scale;
+            first[i] = first[i] * old + g * new;
+            second[i] = second[i] * old_square + g * g * new_square;
+            const float step = first[i] * first_factor / (sqrtf(second[i] * second_factor) + epsilon);
+            const float own = leeway == NULL ? rate : rate * leeway[o];
+            value[i] = (value[i] - own * step) * kept;
+        }
 }
 
 /* Take a step of `count` tensors in place, with the averages `first` and `second` of gradients times
    `scale`, and of their squares; `rates` are the tensors' own, and values are multiplied by `kept`
-   afterwards. This is step number `steps`, from 1 on. No tensor shares memory with another. */
+   afterwards. A tensor has rows of `outputs` numbers, and where `leeways` has such a row, that is a
+   factor on its rate. This is step number `steps`, from 1 on. No tensor shares memory with another. */
 EXPORT const char *fluvial_adam(int64_t count, float *const *values, const float *const *gradients,
                                 float *const *first, float *const *second, const int64_t *sizes,
-                                const float *rates, const float *kept, float scale, double first_decay,
+                                const float *rates, const float *kept, const float *const *leeways,
+                                const int64_t *outputs, float scale, double first_decay,
                                 double second_decay, float epsilon, int64_t steps) {
     if (count < 0 || steps < 1) return "sizes must be positive";
-    Step step = {values, gradients, first, second, sizes, rates, kept, scale,
+    for (int64_t i = 0; i < count; i++)
+        if (outputs[i] < 1 || sizes[i] % outputs[i] != 0) return "a tensor must have whole rows";
+    Step step = {values, gradients, first, second, sizes, rates, kept, leeways, outputs, scale,
                  (float)first_decay, (float)(1 - first_decay),
                  (float)second_decay, (float)(1 - second_decay),
                  (float)(1 / (1 - pow(first_decay, (double)steps))),
