@@ -16,6 +16,21 @@ from fluvial.cli.option import config_option, data_dir_option, load_settings
 @config_option
 @click.option("--model", help="Model to serve; pulled first when it is not installed.")
 @click.option("--offline", is_flag=True, default=None, help="Never use the network.")
+@click.option(
+    "--mode",
+    type=click.Choice(["development", "production"]),
+    help="Production serves others, and only under a valid release. [default: development]",
+)
+@click.option(
+    "--release",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The signed release of what is served.",
+)
+@click.option(
+    "--release-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The public key of who signs releases.",
+)
 @click.option("--threads", type=int, help="Decoding threads; 0 measures at start.")
 def serve(
     host: str | None,
@@ -24,6 +39,9 @@ def serve(
     config_file: Path | None,
     model: str | None,
     offline: bool | None,
+    mode: str | None,
+    release: Path | None,
+    release_key: Path | None,
     threads: int | None,
 ) -> None:
     """Start the server and its page, on http://127.0.0.1:8420 unless told otherwise."""
@@ -34,6 +52,9 @@ def serve(
         data_dir=data_dir,
         model=model,
         offline=offline,
+        mode=mode,
+        release=release,
+        release_key=release_key,
         threads=threads,
     )
     from fluvial.cli.progress import TransferBar

@@ -31,7 +31,7 @@ Subjects = Mapping[str, str]
 
 NO_GUARD = hash_json({"guard": None})
 
-TOKENIZER_PREFIX = "tokenizer."
+TOKENIZER_PREFIX, TEMPLATE_KEY = "tokenizer.", "tokenizer.chat_template"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,7 +49,7 @@ def digest_tokenizer(checkpoint: AnyCheckpoint) -> str:
         return _hash_files(checkpoint.path)
     whole = hashlib.sha256()
     for key, value in sorted(checkpoint.metadata.items()):
-        if key.startswith(TOKENIZER_PREFIX):
+        if key.startswith(TOKENIZER_PREFIX) and key != TEMPLATE_KEY:
             whole.update(make_canonical([key, _flatten(value)]))
     return whole.hexdigest()
 

@@ -102,7 +102,7 @@ class Clearance:
             why = "the release covers the base alone"
         elif version.drift is None:
             why = "how far it drifted from the base was never measured"
-        elif version.drift > budget * _ROUNDING:
+        elif not version.drift <= budget * _ROUNDING:  # nor what is no number
             why = f"its drift of {version.drift:.4f} is over the {budget:.4f} that was tested"
         else:
             return
