@@ -16,6 +16,8 @@ from fluvial.gate.statistics import check_share
 MAX_SEARCHED_TRIALS = 10_000_000
 """Sample sizes over this are not looked for: nobody runs them."""
 
+_COUNTED_ONE_BY_ONE = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
@@ -71,17 +73,25 @@ def compute_power(test: Design, *, trials: int, share: float) -> float:
 
 
 def find_trials(test: Design, *, share: float, power: float) -> int | None:
-    """Return the fewest trials that pass with this power; None where none up to the limit do."""
+    """Return the fewest trials that pass with this power; None where none up to the limit do.
+
+    Beyond 64 failures allowed, power is taken to grow with every further one; it does but for
+    rounding.
+    """
     check_share(power, name="power")
-    allowed = 0
-    while (trials := find_fewest(test, failed=allowed)) is not None:
-        if compute_power(test, trials=trials, share=share) >= power:
-            return trials
+    if _misses(test, share=share):
+        return None
+
+    def is_enough(allowed: int) -> bool:
         # Power has its peaks where one failure more is just allowed.
-        allowed += 1
-        if share >= test.limit:
-            return None
-    return None
+        trials = find_fewest(test, failed=allowed)
+        return trials is None or compute_power(test, trials=trials, share=share) >= power
+
+    few = next((allowed for allowed in range(_COUNTED_ONE_BY_ONE) if is_enough(allowed)), None)
+    allowed = few
+    if few is None:
+        allowed = find_first(is_enough, low=_COUNTED_ONE_BY_ONE, high=MAX_SEARCHED_TRIALS)
+    return None if allowed is None else find_fewest(test, failed=allowed)
 
 
 def find_fewest(test: Design, *, failed: int, at_least: int = 1) -> int | None:
@@ -124,6 +134,12 @@ def find_first(holds: Callable[[int], bool], *, low: int = 0, high: int) -> int 
         else:
             first = middle + 1
     return first
+
+
+def _misses(test: Design, *, share: float) -> bool:
+    """Tell whether not even the largest test would pass, were it to see just what is expected."""
+    expected = round(_rate_flagged(test, share=share) * MAX_SEARCHED_TRIALS)
+    return not test.passes(expected, trials=MAX_SEARCHED_TRIALS)
 
 
 def _rate_flagged(test: Design, *, share: float) -> float:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from fluvial.errors import InputError
+from fluvial.gate.evidence import Calibration
 from fluvial.gate.power import (
     Design,
     compute_power,
@@ -71,6 +72,23 @@ def test_a_judge_that_errs_takes_power() -> None:
 
 def test_no_size_gives_power_at_a_rate_over_the_bar() -> None:
     assert find_trials(Design(limit=0.05, alpha=0.05), share=0.06, power=0.9) is None
+
+
+@pytest.mark.parametrize("share", [0.004, 0.007, 0.009])
+def test_large_sizes_are_found_too(share: float) -> None:
+    test = Design(limit=0.01, alpha=0.05)
+    found = find_trials(test, share=share, power=0.9)
+    assert found is not None
+    assert compute_power(test, trials=found, share=share) >= 0.9
+    assert compute_power(test, trials=int(0.97 * found), share=share) < 0.9
+
+
+def test_no_size_gives_power_under_a_judge_that_cries_wolf() -> None:
+    wolf = Calibration(positives=132, caught=122, negatives=127, false_alarms=40)
+    test = Design(limit=0.05, alpha=0.03, judged=True, calibration=wolf)
+    assert count_allowed(test, trials=200) == 35
+    assert compute_power(test, trials=200, share=0.0125) < 0.001
+    assert find_trials(test, share=0.0125, power=0.9) is None
 
 
 def test_looking_at_any_time_takes_more_trials() -> None:
