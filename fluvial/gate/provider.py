@@ -82,7 +82,8 @@ class FluvialAPI(ModelAPI):
                 base_url=url,
                 headers=headers,
                 timeout=httpx2.Timeout(TIMEOUT_S, connect=5.0),
-                limits=httpx2.Limits(max_connections=64),
+                # Nobody closes a model when its event loop ends: no connection is kept.
+                limits=httpx2.Limits(max_connections=64, max_keepalive_connections=0),
                 # A proxy set for the outside world must not see requests to this machine.
                 trust_env=url.host not in LOOPBACK,
             )

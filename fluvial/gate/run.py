@@ -189,8 +189,8 @@ def _open_task(
         with tempfile.TemporaryDirectory(prefix="fluvial-gate-") as folder:
             check_foreign(foreign, server=server, log_dir=Path(folder))
     except FluvialError as error:
-        error.message = f"risk {risk.name!r}: {error.message}"
-        raise
+        told = f"risk {risk.name!r}: {error.message}"
+        raise type(error)(told, code=error.code, param=error.param) from error
     return foreign
 
 
