@@ -23,5 +23,6 @@ async def show_health(service: Served) -> dict[str, Any]:
         "learner": service.learner_state,
         "release": view_standing(service.clearance.tell()),
         "subjects": view_briefly(service.clearance.subjects),
+        "guard": "off" if service.guarding.guard is None else "on",
         "audit": "failing" if service.audit.missed else "ok",
     }

@@ -44,7 +44,7 @@ describe('ask', () => {
 
   it('reads chunks without choices, such as the usage', async () => {
     answerWith('data: {"choices":[],"usage":{"total_tokens":3}}\n\n');
-    expect(await collect()).toEqual([{ text: '', finish: null, turn: null }]);
+    expect(await collect()).toEqual([{ text: '', finish: null, turn: null, guard: null }]);
   });
 
   it('fails with the words of an error in the stream', async () => {

@@ -2,12 +2,13 @@
 
 import { RequestError, request } from './client';
 import { readEvents } from './sse';
-import type { Finish, Turn } from './type';
+import type { Finish, Guard, Turn } from './type';
 
 export interface Piece {
   text: string;
   finish: Finish | null;
   turn: Turn | null;
+  guard: Guard | null;
 }
 
 interface Chunk {
@@ -48,5 +49,6 @@ function readChunk(chunk: Chunk): Piece {
     text: choice?.delta?.content ?? '',
     finish: chunk.fluvial?.finish ?? choice?.finish_reason ?? null,
     turn: chunk.fluvial ?? null,
+    guard: chunk.fluvial?.guard ?? null,
   };
 }

@@ -1,7 +1,7 @@
 /** The objects of docs/api.md, field for field. Times are seconds since the epoch. */
 
 export type Learning = 'on' | 'frozen';
-export type Finish = 'stop' | 'length' | 'tool_calls' | 'cancelled' | 'deadline' | 'error';
+export type Finish = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled' | 'deadline' | 'error';
 /** Why a chunk was not learned from; empty where it was, or where nobody noted it. */
 export type Unlearned = '' | 'frozen' | 'short' | 'unsurprising' | 'not_finite';
 export type Origin = 'read' | 'merge' | 'import' | 'adopt' | 'branch';
@@ -41,6 +41,13 @@ export interface Passage {
   tokens: number;
 }
 
+/** What the guard did to an answer. `message` says what can be asked instead; empty for `redact`. */
+export interface Guard {
+  action: 'redact' | 'refuse' | 'stop';
+  category: string;
+  message: string;
+}
+
 export interface Message {
   id: string;
   role: 'system' | 'user' | 'assistant';
@@ -49,6 +56,8 @@ export interface Message {
   version: number;
   finish: Finish | null;
   passages: Passage[];
+  /** Missing where the server is older than its guard. */
+  guard?: Guard | null;
 }
 
 export interface Reading {
@@ -160,6 +169,7 @@ export interface Health {
   model: string | null;
   version: string;
   learner: 'ready' | 'starting' | 'restarting' | 'off';
+  guard?: 'on' | 'off';
 }
 
 /** What a chat completion says about the session it ran in. */
@@ -171,4 +181,5 @@ export interface Turn {
   passages: Passage[];
   /** Ours, in the last chunk: OpenAI has no word for an answer that someone stopped. */
   finish?: Finish | null;
+  guard?: Guard | null;
 }

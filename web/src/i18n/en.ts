@@ -2,6 +2,24 @@
 
 const count = (n: number, one: string, many: string): string => `${n.toLocaleString('en')} ${n === 1 ? one : many}`;
 
+/** Names of the guard's own categories; an operator's are shown as they are. */
+const CATEGORIES = new Map(Object.entries({
+  default: 'the rules of this server',
+  harm: 'possible harm',
+  jailbreak: 'an attempt to get around the rules',
+  violence: 'violence',
+  crime: 'illegal acts',
+  self_harm: 'self-harm',
+  sexual: 'sexual content',
+  hate: 'hate',
+  secret: 'a key or a password',
+  card: 'a card number',
+  iban: 'an account number',
+  national_id: 'an identity number',
+  email: 'an e-mail address',
+  phone: 'a phone number',
+}));
+
 export const en = {
   languageName: 'English',
   otherLanguage: '中文',
@@ -61,6 +79,11 @@ export const en = {
     length: 'Cut at the length limit',
     deadline: 'Cut at the time limit',
     failed: 'The answer broke off',
+    refused: 'This was not answered',
+    guardStopped: 'The answer was stopped here',
+    reason: (category: string) => `Reason: ${CATEGORIES.get(category) ?? category}`,
+    masked: 'Parts were masked',
+    held: 'Still at it: text is checked before it is shown…',
     askAgain: 'Ask again',
     elsewhere: 'Being written in another window',
     version: (n: number) => (n === 0 ? 'base model' : `version ${n}`),

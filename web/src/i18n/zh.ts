@@ -2,6 +2,24 @@
 
 import type { Texts } from './en';
 
+/** 安全检查自带类别的名称；运营者自定的类别原样显示。 */
+const CATEGORIES = new Map(Object.entries({
+  default: '本服务器的规则',
+  harm: '可能造成伤害',
+  jailbreak: '试图绕过规则',
+  violence: '暴力',
+  crime: '违法行为',
+  self_harm: '自我伤害',
+  sexual: '色情内容',
+  hate: '仇恨',
+  secret: '密钥或密码',
+  card: '银行卡号',
+  iban: '账户号码',
+  national_id: '身份证件号码',
+  email: '电子邮箱地址',
+  phone: '电话号码',
+}));
+
 export const zh: Texts = {
   languageName: '中文',
   otherLanguage: 'English',
@@ -60,6 +78,11 @@ export const zh: Texts = {
     length: '达到长度上限，已截断',
     deadline: '达到时间上限，已截断',
     failed: '回答中断',
+    refused: '这个问题没有得到回答',
+    guardStopped: '回答在此处被停止',
+    reason: (category) => `原因：${CATEGORIES.get(category) ?? category}`,
+    masked: '部分内容已遮盖',
+    held: '仍在进行：文字须先通过检查才会显示…',
     askAgain: '再问一次',
     elsewhere: '正在另一个窗口中写',
     version: (n) => (n === 0 ? '基础模型' : `版本 ${n}`),

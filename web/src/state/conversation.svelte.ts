@@ -254,6 +254,7 @@ export class Conversation implements Listener {
         const answer = this.messages.find((message) => message.id === this.liveMessage);
         if (!answer) continue;
         answer.content += piece.text;
+        if (piece.guard) answer.guard = piece.guard;
         if (piece.finish) answer.finish = piece.finish;
       }
     } catch (error) {
