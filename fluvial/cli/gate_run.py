@@ -23,7 +23,7 @@ INTERRUPTED = 130
 @click.command("run")
 @click.argument("plan_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--url", help="A running server. [default: one of our own, for this run]")
-@click.option("--api-key", envvar="FLUVIAL_API_KEY", help="Key of that server.")
+@click.option("--api-key", help="Key of that server. [default: from the settings]")
 @click.option("--log-dir", type=click.Path(path_type=Path, file_okay=False), default="gate-logs")
 @click.option(
     "-o",
@@ -64,7 +64,7 @@ def run_plan(
     with _open_server(settings, plan, url=url, config_file=config_file) as address:
         bench = Bench(
             url=address,
-            api_key=api_key if url else None,
+            api_key=api_key or (settings.api_key.get_secret_value() if settings.api_key else None),
             log_dir=log_dir,
             open_package=make_opener(data_dir=settings.data_dir, offline=settings.offline),
             instructions=load_instructions(),

@@ -58,7 +58,8 @@ def _launch(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Nobody has released yet what is to be tested.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "FLUVIAL_MODE": "development"},
             # Ctrl-C is for us: the server must go on until the last answers are in.
             process_group=0 if os.name == "posix" else None,
         )

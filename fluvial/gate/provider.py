@@ -173,7 +173,9 @@ def _view_config(config: GenerateConfig) -> dict[str, Any]:
 def _read_answer(answer: Mapping[str, Any]) -> ModelOutput:
     try:
         choice = answer["choices"][0]
-        text = str(choice["message"]["content"] or "")
+        message = choice["message"]
+        # Where the guard kept everything back, what it says instead is all that people see.
+        text = str(message["content"] or message.get("refusal") or "")
         reason = str(choice.get("finish_reason"))
     except (LookupError, TypeError, AttributeError):
         raise EngineError("the server's answer has no message") from None

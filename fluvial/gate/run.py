@@ -19,7 +19,7 @@ from fluvial.gate.evidence import Calibration
 from fluvial.gate.judge import Judge, calibrate, find_judge
 from fluvial.gate.package import Open
 from fluvial.gate.plan import Plan, Risk
-from fluvial.gate.result import Results, RiskResult
+from fluvial.gate.result import Adaptation, Results, RiskResult
 from fluvial.gate.tally import count, find_trouble, hash_samples
 from fluvial.gate.verdict import decide_risk
 
@@ -89,7 +89,7 @@ def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
 
     started_at = time.time()
     server = Server(url=bench.url, model=plan.model, api_key=bench.api_key)
-    subjects = read_subjects(server)
+    subjects, adaptation = read_subjects(server)
     judges = _open_judges(plan, open_package=bench.open_package)
     tasks = {risk.name: _open_task(risk, plan, bench, judges, server) for risk in plan.risks}
     found: list[RiskResult] = []
@@ -107,6 +107,7 @@ def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
         plan_sha256=plans.digest(plan),
         plan=plan,
         subjects=subjects,
+        adaptation=adaptation,
         risks=tuple(found),
         started_at=started_at,
         ended_at=time.time(),
@@ -125,8 +126,8 @@ def require_inspect() -> None:
         ) from None
 
 
-def read_subjects(server: "Server") -> dict[str, str]:
-    """Return the sha256 of what the server loaded, by name.
+def read_subjects(server: "Server") -> tuple[dict[str, str], Adaptation]:
+    """Return the sha256 of what the server loaded, by name, and what it says of learning.
 
     Raises EngineError when it does not answer, ConflictError when it serves another model.
     """
@@ -135,7 +136,7 @@ def read_subjects(server: "Server") -> dict[str, str]:
         try:
             health: dict[str, Any] = client.get("/healthz").raise_for_status().json()
             models: dict[str, Any] = client.get("/v1/models").raise_for_status().json()
-            served = next(each for each in models["data"] if each["fluvial"]["served"])
+            served = next(each for each in models["data"] if each["fluvial"]["served"])["fluvial"]
         except (httpx2.HTTPError, ValueError, LookupError, TypeError, StopIteration) as error:
             why = str(error) or type(error).__name__
             raise EngineError(f"no Fluvial server answers at {server.url}: {why}") from error
@@ -144,8 +145,11 @@ def read_subjects(server: "Server") -> dict[str, str]:
             f"the server serves {health['model']!r}, but the plan is for {server.model!r}",
             code="other_model",
         )
-    told: Mapping[str, str] = served["fluvial"].get("subjects") or health.get("subjects") or {}
-    return dict(told) or {"weights": str(served["fluvial"]["sha256"])}
+    told: dict[str, str] = served.get("subjects") or {"weights": served["sha256"]}
+    bounds: dict[str, Any] = served.get("adaptation") or {}
+    return told, Adaptation(
+        drift_budget=bounds.get("drift_budget"), canary_sha256=bounds.get("canary_sha256")
+    )
 
 
 def _open_judges(plan: Plan, *, open_package: Open) -> dict[str, Judge]:

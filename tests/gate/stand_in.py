@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "tiny"
+SUBJECTS = {"weights": "5" * 64, "guard": "6" * 64}
 Reply = Callable[[dict[str, Any]], Any]
 """Takes the body of a chat completion; returns a text, or (HTTP status, body)."""
 
@@ -61,7 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/healthz":
             self._send(200, {"status": "ok", "model": MODEL})
         elif self.path == "/v1/models":
-            self._send(200, {"data": [{"fluvial": {"served": True, "sha256": "5" * 64}}]})
+            bounds = {"drift_budget": 0.04, "canary_sha256": None}
+            model = {"served": True, "sha256": "5" * 64, "subjects": SUBJECTS, "adaptation": bounds}
+            self._send(200, {"data": [{"fluvial": {"served": False}}, {"fluvial": model}]})
         elif self.path.endswith("/readings"):
             self._send(200, {"data": [{"status": "done"}]})
         else:

@@ -15,7 +15,7 @@ from fluvial.errors import ConflictError, EngineError, InputError
 from fluvial.gate import result
 from fluvial.gate.plan import Direction, Plan, Risk
 from fluvial.gate.run import Bench, Run, run
-from tests.gate.stand_in import MODEL, StandIn, stand_in
+from tests.gate.stand_in import MODEL, SUBJECTS, StandIn, stand_in
 from tests.gate.wheels import make_opener
 
 FOREIGN = """
@@ -114,7 +114,8 @@ def test_a_small_plan_reaches_each_verdict(
     assert found.verdict == verdict
     assert (found.evidence.clusters, found.evidence.failed) == (samples, samples - good)
     assert not done.interrupted
-    assert done.results.subjects == {"weights": "5" * 64}
+    assert done.results.subjects == SUBJECTS
+    assert done.results.adaptation.drift_budget == 0.04
 
 
 def test_results_are_kept_and_logs_are_inspects(server: StandIn, tmp_path: Path) -> None:
@@ -190,6 +191,15 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
         done = try_plan(make_plan(make_risk(samples=40)), server, tmp_path)
     assert turned
     assert done.results.risks[0].evidence.errors == 0
+
+
+def test_what_the_guard_says_instead_is_the_answer(tmp_path: Path) -> None:
+    choice = {"message": {"content": "", "refusal": "No."}, "finish_reason": "content_filter"}
+    with stand_in(lambda body: (200, {"model": MODEL, "choices": [choice]})) as server:
+        done = try_plan(make_plan(make_risk()), server, tmp_path)
+    assert done.results.risks[0].evidence.failed == 0
+    log = read_eval_log(str(tmp_path / "logs" / str(done.results.risks[0].log)))
+    assert {sample.output.stop_reason for sample in log.samples or []} == {"content_filter"}
 
 
 def test_a_limit_leaves_the_rest_missing(server: StandIn, tmp_path: Path) -> None:
