@@ -11,6 +11,8 @@ import { ANSWERS } from './answer.mjs';
 const PORT = Number(process.env.PORT ?? 8421);
 const PAGE = join(dirname(fileURLToPath(import.meta.url)), '../../fluvial/server/page');
 const MODEL = 'qwen2.5-coder-0.5b-instruct';
+const RELEASE = { mode: 'development', status: 'not released', reason: 'not released', expires_at: null, plan: null };
+const SUBJECTS = { weights: '1d9614638d18', template: 'cd8e9439f057', guard: '40f4a02aee31' };
 const CHUNK_TOKENS = 512;
 const DRIFT_BUDGET = 0.1;
 const TICK_MS = Number(process.env.TICK_MS ?? 300);
@@ -263,7 +265,7 @@ async function answer(request, response, path, method, query) {
   const [, key, what, which, act] = /^\/v1\/sessions(?:\/([^/]+))?(?:\/([^/]+))?(?:\/([^/]+))?(?:\/([^/]+))?$/.exec(path) ?? [];
   const data = method === 'GET' ? null : await take(request);
   const json = () => JSON.parse(data.toString() || '{}');
-  if (path === '/healthz') return [200, { status: 'ok', model: MODEL, version: '0.1.0', learner: 'ready' }];
+  if (path === '/healthz') return [200, { status: 'ok', model: MODEL, version: '0.1.0', learner: 'ready', release: RELEASE, subjects: SUBJECTS }];
   if (path === '/v1/chat/completions') return chat(request, response, json());
   if (path === '/v1/published') return [200, { data: [...published.values()].map(viewPublication) }];
   if (path.startsWith('/v1/published/')) return published.delete(decodeURIComponent(path.slice(14))), [204];

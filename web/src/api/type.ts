@@ -170,6 +170,18 @@ export interface Health {
   version: string;
   learner: 'ready' | 'starting' | 'restarting' | 'off';
   guard?: 'on' | 'off';
+  release?: Release;
+  /** First digits of the sha256 of what the server loaded, by name. */
+  subjects?: Record<string, string>;
+}
+
+/** Whether what is served was tested and signed for. Times are seconds since the epoch. */
+export interface Release {
+  mode: 'development' | 'production';
+  status: 'released' | 'not released';
+  reason: string;
+  expires_at: number | null;
+  plan: string | null;
 }
 
 /** What a chat completion says about the session it ran in. */

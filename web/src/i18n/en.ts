@@ -144,6 +144,23 @@ export const en = {
     },
   },
 
+  release: {
+    hint: 'What was tested, and what this server loaded',
+    none: 'Not released',
+    noneText:
+      'Nobody has tested this model against bars that were written down first, and signed for it. So this server runs in development mode: it answers on its own machine only.',
+    until: (date: string) => `Released until ${date}`,
+    untilText: (plan: string, date: string) =>
+      `Exactly this model, with this template, guard and these settings, passed every risk of the plan “${plan}”. The release is signed, and ends on ${date}. It speaks of what was tested, and of nothing else.`,
+    ended: 'Release expired',
+    endedText: 'The release of this model has come to its end, so it answers no longer. Whoever runs this server has to test and sign it again.',
+    loaded: 'What this server loaded: the first digits of each sha256',
+    parts: {
+      weights: 'Weights', graph: 'Packed weights', tokenizer: 'Tokenizer', template: 'Chat template',
+      guard: 'Guard', sampling: 'Sampling', adaptation: 'Learning',
+    },
+  },
+
   reading: {
     title: 'Documents',
     queued: 'Waiting',

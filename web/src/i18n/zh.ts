@@ -126,6 +126,8 @@ export const zh: Texts = {
       quota_reached: '版本的存储额度已满，请先删除或取消固定一些版本。',
       version_in_force: '这个版本正在生效，请先让另一个版本生效。',
       version_pinned: '这个版本已固定。',
+      release_expired: '这个模型的发布已经到期，所以不再应答；服务器的运营者需要重新测试并签名。',
+      version_not_covered: '发布没有涵盖正在生效的版本，它不能应答。请恢复另一个版本或基础模型。',
     },
     broken: '写回答时连接中断，已收到的内容已保留。',
     retry: '重试',
@@ -146,6 +148,22 @@ export const zh: Texts = {
       starting: '学习器还在启动，文档会等它就绪。',
       restarting: '学习器正在重启，已保存的内容不会丢失。',
       off: '这台服务器已关闭学习。',
+    },
+  },
+
+  release: {
+    hint: '测试过什么，服务器加载了什么',
+    none: '未发布',
+    noneText: '还没有人按事先写下的标准测试过这个模型并签字，所以这台服务器处于开发模式：只在本机上应答。',
+    until: (date) => `发布有效期至 ${date}`,
+    untilText: (plan, date) =>
+      `正是这个模型，连同它的模板、安全检查和设置，通过了计划“${plan}”的每一项风险。发布已经签名，${date} 到期。它只说明测试过的内容，不说明其他任何事。`,
+    ended: '发布已到期',
+    endedText: '这个模型的发布已经到期，所以不再应答。服务器的运营者需要重新测试并签名。',
+    loaded: '服务器加载的内容：各 sha256 的前几位',
+    parts: {
+      weights: '权重', graph: '打包后的权重', tokenizer: '分词器', template: '对话模板',
+      guard: '安全检查', sampling: '采样', adaptation: '学习',
     },
   },
 

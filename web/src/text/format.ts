@@ -44,5 +44,8 @@ export function formatDuration(seconds: number): string {
 export const formatTime = (atSeconds: number): string =>
   new Date(atSeconds * 1000).toLocaleString(locale(), { dateStyle: 'medium', timeStyle: 'short' });
 
+export const formatDate = (atSeconds: number): string =>
+  new Date(atSeconds * 1000).toLocaleDateString(locale(), { dateStyle: 'medium' });
+
 export const formatClock = (atSeconds: number): string =>
   new Date(atSeconds * 1000).toLocaleTimeString(locale(), { timeStyle: 'short' });
