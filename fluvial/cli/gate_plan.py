@@ -53,12 +53,12 @@ def plan(
 ) -> None:
     """Write a plan before any testing, and put it on record. It is never written over."""
     from fluvial.gate import plan as plans
-    from fluvial.gate.ledger import Ledger, find_ledger
+    from fluvial.gate.ledger import open_ledger
     from fluvial.gate.planning import DEFAULT_FILE, Occasion, load_template, make_plan
 
     settings = load_settings(config_file, data_dir=data_dir)
     found = load_template(template or DEFAULT_FILE)
-    ledger = Ledger(find_ledger(settings.data_dir))
+    ledger = open_ledger(settings)
     name = model or settings.model
     occasion = Occasion(
         model=name,
@@ -81,12 +81,10 @@ def plan(
 
 def _calibrate(template: "Template", *, settings: "Settings") -> "list[Judge]":
     """Measure the judges that the template has no record of, against people's labels."""
-    from functools import partial
-
     from fluvial.gate.judge import calibrate, find_judge
-    from fluvial.gate.package import open_package
+    from fluvial.gate.package import make_opener
 
-    opener = partial(open_package, data_dir=settings.data_dir, offline=settings.offline)
+    opener = make_opener(data_dir=settings.data_dir, offline=settings.offline)
     judges = [find_judge(name) for name in template.list_unknown_judges()]
     return [asyncio.run(calibrate(judge, open_package=opener)) for judge in judges]
 

@@ -15,10 +15,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from filelock import FileLock
 from pydantic import Field
@@ -30,6 +31,9 @@ from fluvial.gate.digest import make_canonical
 from fluvial.gate.document import STRICT, Label, Moment, Positive, Sha256, build, dump, read_bytes
 from fluvial.gate.plan import Plan
 from fluvial.gate.result import Results
+
+if TYPE_CHECKING:
+    from fluvial.config import Settings
 
 MAX_LEDGER_BYTES = 2**24
 _FIRST = "0" * 64
@@ -57,11 +61,38 @@ def find_ledger(data_dir: Path) -> Path:
     return data_dir / "gate" / "attempts.jsonl"
 
 
-class Ledger:
-    """The ledger in a file, which need not exist yet. Safe to use from several processes."""
+def open_ledger(settings: "Settings") -> "Ledger":
+    """Return the ledger of the settings' data folder, which its audit log is told of."""
+    from fluvial.store.audit import AuditLog
 
-    def __init__(self, path: Path) -> None:
+    audit = AuditLog.open(settings.data_dir, limit_bytes=settings.audit_bytes)
+    return Ledger(find_ledger(settings.data_dir), audit=audit)
+
+
+class Audit(Protocol):
+    """Where attempts are put on record beside the ledger, such as `fluvial.store.audit`."""
+
+    def append(
+        self,
+        kind: str,
+        *,
+        actor: str,
+        subject: str,
+        detail: Mapping[str, str | int | float | bool | None],
+    ) -> None:
+        """Put an entry on record. Raises StorageError."""
+        ...
+
+
+class Ledger:
+    """The ledger in a file, which need not exist yet. Safe to use from several processes.
+
+    With an `audit`, every line is told there too.
+    """
+
+    def __init__(self, path: Path, *, audit: Audit | None = None) -> None:
         self.path = path
+        self._audit = audit
 
     def list_entries(self) -> list[Entry]:
         """Return all lines. Raises InputError where the chain is broken, TooLargeError."""
@@ -105,7 +136,8 @@ class Ledger:
                 raise ConflictError("no run of this plan is on record", code="not_on_record")
             if not self._find("ended", results.plan_sha256):
                 seen = result.digest(results)
-                self._append(results.plan, event="ended", results_sha256=seen)
+                verdicts = Counter(risk.verdict for risk in results.risks)
+                self._append(results.plan, event="ended", results_sha256=seen, verdicts=verdicts)
             self.check(results)
 
     def check(self, results: Results) -> None:
@@ -157,7 +189,14 @@ class Ledger:
             found.append((entry, before))
         return found
 
-    def _append(self, plan: Plan, *, event: Event, results_sha256: str | None = None) -> None:
+    def _append(
+        self,
+        plan: Plan,
+        *,
+        event: Event,
+        results_sha256: str | None = None,
+        verdicts: Mapping[str, int] | None = None,
+    ) -> None:
         lines = self._read()
         entry = Entry(
             event=event,
@@ -175,6 +214,13 @@ class Ledger:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(f"{self.path}: {error}", code="storage_failed") from None
+        if self._audit is not None:
+            detail = {"lineage": entry.lineage, "attempt": entry.attempt, **(verdicts or {})}
+            if results_sha256 is not None:
+                detail["results_sha256"] = results_sha256
+            self._audit.append(
+                f"gate.{event}", actor="local", subject=entry.plan_sha256, detail=detail
+            )
 
     def _lock(self) -> FileLock:
         try:

@@ -104,12 +104,13 @@ def view(results: Results) -> dict[str, Any]:
 
 
 def digest(results: Results) -> str:
-    """Return the digest of what was seen: plan, subjects, data and counts.
+    """Return the digest of what was seen: plan, subjects, terms of adapting, data and counts.
 
     Times and the names of logs are left out: of the same counts the same digest is made.
     """
     seen = {each.name: [each.data_sha256, dump(Evidence, each.evidence)] for each in results.risks}
-    return hash_json([results.plan_sha256, dict(results.subjects), seen])
+    terms = dump(Adaptation, results.adaptation)
+    return hash_json([results.plan_sha256, dict(results.subjects), terms, seen])
 
 
 def check_plan(results: Results) -> None:

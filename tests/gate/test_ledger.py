@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from fluvial.config import Settings
 from fluvial.errors import ConflictError, InputError, StorageError
-from fluvial.gate.ledger import Ledger
+from fluvial.gate.ledger import Ledger, find_ledger, open_ledger
+from fluvial.gate.plan import digest
 from fluvial.gate.spending import MAX_ATTEMPTS, find_alpha, spend_alpha
+from fluvial.store.audit_check import read_entries
 from tests.gate.made import make_evidence, make_plan, make_results
 
 
@@ -159,3 +162,15 @@ def test_a_folder_that_refuses(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         Ledger(tmp_path / "file" / "attempts.jsonl").enter(make_plan())
+
+
+def test_attempts_are_on_record_in_the_audit_log_too(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    run(open_ledger(settings), make_plan(), failed=60)
+    entries = [e for e in read_entries(tmp_path) if e.kind.startswith("gate.")]
+    assert [entry.kind for entry in entries] == ["gate.planned", "gate.started", "gate.ended"]
+    assert {entry.subject for entry in entries} == {digest(make_plan())}
+    assert entries[0].detail == {"lineage": "tiny", "attempt": 1}
+    assert entries[2].detail["FAIL"] == 1
+    assert len(str(entries[2].detail["results_sha256"])) == 64
+    assert find_ledger(tmp_path).exists()

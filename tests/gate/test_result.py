@@ -9,6 +9,7 @@ import pytest
 from fluvial.errors import ConflictError, InputError, TooLargeError
 from fluvial.gate import result
 from fluvial.gate.evidence import Calibration
+from fluvial.gate.result import Adaptation
 from tests.gate.made import change_risk, make_evidence, make_judged_plan, make_plan, make_results
 
 
@@ -27,6 +28,7 @@ def test_the_digest_is_of_what_was_seen_and_not_of_when() -> None:
         change_risk(results, data_sha256="f" * 64),
         replace(results, subjects={"weights": "f" * 64}),
         replace(results, plan_sha256="f" * 64),
+        replace(results, adaptation=Adaptation(drift_budget=9.0)),
     ]
     digests = {result.digest(each) for each in others}
     assert len(digests) == len(others)
