@@ -29,6 +29,7 @@ code { font-size: 12px; overflow-wrap: anywhere; }
 .pass { color: var(--pass); } .fail { color: var(--fail); } .open { color: var(--open); }
 .verdict, .note { font-weight: 600; } .quiet { color: var(--quiet); }
 .scroll { overflow-x: auto; }
+span.bar { white-space: nowrap; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg .quiet { fill: var(--quiet); } svg .axis { stroke: var(--line); }
 svg .bar { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 3 3; }
@@ -136,8 +137,10 @@ def _write_risks(risks: Sequence[RiskTerms]) -> str:
         [
             f"{_write(risk.name)}<br><code>{_write(risk.task)}</code>",
             f'<span class="verdict {_CLASSES[risk.verdict]}">{risk.verdict}</span>',
-            f"{'at most' if risk.direction == 'at_most' else 'at least'} {_share(risk.bar)}",
-            f"{risk.evidence.failed} of {risk.evidence.clusters} failed, "
+            f'<span class="bar">{"≤" if risk.direction == "at_most" else "≥"} '
+            f"{_share(risk.bar)}</span>",
+            f"{risk.evidence.failed} of {risk.evidence.clusters} "
+            f"{'flagged' if risk.judge else 'failed'}, "
             f"{risk.evidence.samples} samples, {risk.evidence.errors} broke",
             f"{risk.alpha:.4g}",
             _write(risk.reason) + _write_judge(risk),

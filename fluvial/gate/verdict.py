@@ -57,7 +57,15 @@ def decide(
     bounds = (above, below) if direction == "at_most" else (1 - below, 1 - above)
     return Verdict(
         outcome=outcome,
-        reason=_tell(doubts, plain, bounds=bounds, bar=bar, direction=direction, further=further),
+        reason=_tell(
+            doubts,
+            plain,
+            bounds=bounds,
+            bar=bar,
+            direction=direction,
+            further=further,
+            judged=evidence.judged,
+        ),
         bound_above=bounds[0],
         bound_below=bounds[1],
         alpha=alpha,
@@ -137,6 +145,7 @@ def _tell(
     bar: float,
     direction: Direction,
     further: int | None,
+    judged: bool,
 ) -> str:
     above, below = bounds
     what = "failures" if direction == "at_most" else "successes"
@@ -149,7 +158,10 @@ def _tell(
         return room
     if further is None:
         return f"{room}; no number of clean trials would pass"
-    return f"{room}; {further} further clean trial{'s' * (further != 1)} would pass"
+    many = "s" * (further != 1)
+    if judged:
+        return f"{room}; {further} further trial{many} without a flag would pass"
+    return f"{room}; {further} further clean trial{many} would pass"
 
 
 def _tell_share(share: float) -> str:

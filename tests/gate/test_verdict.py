@@ -98,6 +98,8 @@ def test_a_good_judge_reaches_all_three() -> None:
         return decide(seen, bar=0.1).outcome
 
     assert [ask(80, 0), ask(80, 5), ask(80, 30)] == ["PASS", UNSURE, "FAIL"]
+    seen = make_evidence(80, 5, judged=True, calibration=GOOD_JUDGE)
+    assert "further trials without a flag would pass" in decide(seen, bar=0.1).reason
 
 
 def test_half_the_failures_unseen_count_twice() -> None:
