@@ -85,6 +85,13 @@ class Guard:
         """The checks that the policy uses."""
         return [self._checks[name] for name in self.policy.checks.names()]
 
+    def close(self) -> None:
+        """Free what its checks hold: models, connections."""
+        for check in self.checks:
+            close = getattr(check, "close", None)
+            if close is not None:
+                close()
+
     def find(self, text: str, *, place: Place, context: str = "") -> list[Finding]:
         """Return what all checks of this place find in a text, long ones in parts.
 

@@ -1,17 +1,21 @@
 """From settings to a guard: the policy, and the checks that it uses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import cast
 
 from fluvial.config import Settings
+from fluvial.errors import InputError
 from fluvial.guard import policy as policies
 from fluvial.guard.check import Check
 from fluvial.guard.guard import Guard
 from fluvial.guard.pattern import PatternCheck
-from fluvial.guard.policy import Policy
+from fluvial.guard.policy import ModelProvider, Policy
+from fluvial.guard.provider_http import HttpCheck
+from fluvial.guard.provider_model import GuardModelCheck, Writer
 from fluvial.guard.word import WordCheck
 
 Maker = Callable[[Policy], Check]
+OpenModel = Callable[[ModelProvider], Writer]
 
 
 def load_policy(settings: Settings) -> Policy:
@@ -22,16 +26,26 @@ def load_policy(settings: Settings) -> Policy:
     )
 
 
-def open_guard(policy: Policy, *, models: Mapping[str, Check] | None = None) -> Guard:
-    """Make a guard of a policy and the checks that it uses; `models` are its guard models.
+def open_guard(policy: Policy, *, open_model: OpenModel | None = None) -> Guard:
+    """Make a guard of a policy and the checks that it uses; `close` it.
 
-    Raises InputError where a check is not there, GuardError where one can't be opened.
+    `open_model` runs a guard model. Raises InputError where a check is not there or can't be
+    opened.
     """
-    checks = [_open(name, policy) for name in policy.checks.names() if name in _MAKERS]
-    return Guard(policy, [*checks, *(models or {}).values()])
+    return Guard(policy, [_open(name, policy, open_model) for name in policy.checks.names()])
 
 
-def _open(name: str, policy: Policy) -> Check:
+def _open(name: str, policy: Policy, open_model: OpenModel | None) -> Check:
+    kind, _, provider = name.partition(".")
+    if kind == "http":
+        return HttpCheck(name, policy.http[provider])
+    if kind == "model":
+        if open_model is None:
+            raise InputError(f"the check {name!r} needs a guard model, which does not run here")
+        model = policy.model[provider]
+        return GuardModelCheck(name, model, writer=open_model(model))
+    if name not in _MAKERS:
+        raise InputError(f"the guard's policy uses the check {name!r}, which is not there")
     return _MAKERS[name](policy)
 
 

@@ -148,7 +148,7 @@ class ModelProvider(_Table):
     model: str = Field(min_length=1, max_length=200)
     format: Literal["llama-guard", "qwen3-guard", "granite-guardian"]
     categories: dict[str, Name] = {}
-    context_tokens: int = Field(2048, ge=256, le=32_768)
+    context_tokens: int = Field(8192, ge=1024, le=32_768)
 
 
 class Policy(_Table):

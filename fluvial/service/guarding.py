@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 from fluvial.config import Settings
 from fluvial.errors import GuardError, StorageError
 from fluvial.guard.guard import Decision, Guard
-from fluvial.guard.opening import load_policy, open_guard
+from fluvial.guard.opening import OpenModel, load_policy, open_guard
 from fluvial.service.guarded import GuardedGeneration
 from fluvial.service.protocol import Audit, Generation
 from fluvial.types import Delta, GuardNote, Message, StoredMessage, Usage
@@ -40,8 +40,10 @@ class Guarding:
         return "" if self.guard is None else self.guard.sha256
 
     def close(self) -> None:
-        """Let the threads end; checks under way are not waited for."""
+        """Let the threads end; checks under way are not waited for. Free what checks hold."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.guard is not None:
+            self.guard.close()
 
     async def check_prompt(
         self, messages: Sequence[Message], *, new: int | None, owner: str, session: str | None
@@ -162,12 +164,17 @@ class RefusedGeneration:
         """Do nothing: there is nothing to stop."""
 
 
-def open_guarding(settings: Settings, *, audit: Audit) -> Guarding:
-    """Open the guard as the settings and its policy say; nothing is checked where it is off."""
+def open_guarding(
+    settings: Settings, *, audit: Audit, open_model: OpenModel | None = None
+) -> Guarding:
+    """Open the guard as the settings and its policy say; nothing is checked where it is off.
+
+    `open_model` runs a guard model, where the policy uses one.
+    """
     if settings.guard == "off":
         log.warning("the guard is off: prompts and answers are not checked")
         return Guarding(None)
-    return Guarding(open_guard(load_policy(settings)), audit=audit)
+    return Guarding(open_guard(load_policy(settings), open_model=open_model), audit=audit)
 
 
 def recall(stored: Sequence[StoredMessage]) -> list[Message]:

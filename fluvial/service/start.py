@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 
 from fluvial import __version__
@@ -21,6 +22,7 @@ from fluvial.engine.grammar import GrammarCompiler
 from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
+from fluvial.guard.policy import ModelProvider
 from fluvial.model import basis
 from fluvial.model.adapter import Adapter
 from fluvial.model.architecture.declaration import Declaration
@@ -36,6 +38,7 @@ from fluvial.model.opening import (
 )
 from fluvial.model.outline import OutlinedCheckpoint
 from fluvial.model.registry import Registry
+from fluvial.service.guard_model import EngineWriter, fit_settings
 from fluvial.service.guarding import Guarding, open_guarding
 from fluvial.service.hub import Hub
 from fluvial.service.loaded import digest_loaded
@@ -79,9 +82,11 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         clock = Clock()
         with recording(audit, settings):
             held = read_release(settings, now=clock.now())
-        guarding = open_guarding(settings, audit=audit)
-        undo.callback(guarding.close)
         registry = Registry(settings.data_dir)
+        guarding = open_guarding(
+            settings, audit=audit, open_model=partial(open_guard_model, settings=settings)
+        )
+        undo.callback(guarding.close)
         info = registry.ensure(settings.model, offline=settings.offline)
         checkpoint = open_model(Path(info.path), sha256=info.sha256)
         learner = _create_learner(settings, info=info, checkpoint=checkpoint)
@@ -111,6 +116,15 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         learner.start()
         undo.pop_all()
     return service
+
+
+def open_guard_model(provider: ModelProvider, *, settings: Settings) -> EngineWriter:
+    """Run the guard model that a policy names. Raises as `open_service` does."""
+    settings = fit_settings(settings, provider)
+    info = Registry(settings.data_dir).ensure(provider.model, offline=settings.offline)
+    checkpoint = open_model(Path(info.path), sha256=info.sha256)
+    engine = open_engine(checkpoint, name=info.name, settings=settings)
+    return EngineWriter(engine, sha256=info.sha256)
 
 
 def _create_learner(
