@@ -97,12 +97,15 @@ def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
     interrupted = False
     for risk in plan.risks:
         trial = None
-        if not interrupted:
-            trial = _try(tasks[risk.name], risk, plan, bench, server, watcher or Silent())
-            interrupted = trial.interrupted
-            if trouble := find_trouble(trial.samples):
-                troubles[risk.name] = trouble
+        try:
+            if not interrupted:
+                trial = _try(tasks[risk.name], risk, plan, bench, server, watcher or Silent())
+                interrupted = trial.interrupted
+        except KeyboardInterrupt:  # between two tasks; inside of one Inspect has dealt with it
+            interrupted = True
         found.append(_judge(risk, plan, trial))
+        if trial is not None and (trouble := find_trouble(trial.samples)):
+            troubles[risk.name] = trouble
     results = Results(
         plan_sha256=plans.digest(plan),
         plan=plan,
