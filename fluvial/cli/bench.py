@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluvial.cli.bench_adapt import adapt
+from fluvial.cli.bench_canary import canary
 from fluvial.cli.bench_frontier import frontier
 from fluvial.cli.bench_latency import latency
 from fluvial.cli.installed import ensure_model, print_line
@@ -21,6 +22,7 @@ def bench() -> None:
 
 
 bench.add_command(adapt)
+bench.add_command(canary)
 bench.add_command(frontier)
 bench.add_command(latency)
 

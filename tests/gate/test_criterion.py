@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fluvial.gate.criterion import CRITERIA, check
 from fluvial.errors import InputError
+from fluvial.gate.criterion import CRITERIA, check
 
 # criterion, its value, answers it takes, answers it refuses
 CASES: list[tuple[str, Any, list[str], list[str]]] = [
