@@ -18,6 +18,7 @@ from fluvial.cli.bench import bench
 from fluvial.cli.chat import chat
 from fluvial.cli.config import config
 from fluvial.cli.gate import gate
+from fluvial.cli.guard import guard
 from fluvial.cli.model import models
 from fluvial.cli.read import read
 from fluvial.cli.serve import serve
@@ -32,7 +33,7 @@ def cli() -> None:
     """Fluvial: a self-hosted assistant that adapts while it reads."""
 
 
-for command in (serve, chat, read, sessions, models, adapt, audit, config, gate, bench):
+for command in (serve, chat, read, sessions, models, adapt, audit, config, gate, guard, bench):
     cli.add_command(command)
 
 
