@@ -149,6 +149,8 @@ export const en = {
     none: 'Not released',
     noneText:
       'Nobody has tested this model against bars that were written down first, and signed for it. So this server runs in development mode: it answers on its own machine only.',
+    /** Where there is no room for the date. */
+    short: 'Released',
     until: (date: string) => `Released until ${date}`,
     untilText: (plan: string, date: string) =>
       `Exactly this model, with this template, guard and these settings, passed every risk of the plan “${plan}”. The release is signed, and ends on ${date}. It speaks of what was tested, and of nothing else.`,
