@@ -1,5 +1,6 @@
 """A stand-in for a Fluvial server, on a real port: it says what a test tells it to."""
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ class StandIn:
     http: ThreadingHTTPServer
     asked: list[dict[str, Any]] = field(default_factory=list)
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def die(self) -> None:
         """Stop answering, as a server that was killed."""
@@ -78,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             state.asked.append(body)
             self._complete(state.reply(body))
         elif self.path == "/v1/sessions":
-            name = f"sess_{len(state.sessions)}"
+            name = f"sess_{next(state.numbers)}"
             state.sessions[name] = {"readings": []}
             self._send(201, {"id": name})
         else:
