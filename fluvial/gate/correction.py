@@ -13,6 +13,9 @@ Each of the three bounds of a side may fail with its own part of alpha, ALPHA_PA
 all hold with probability 1 - alpha at least (Bonferroni). No independence is asked for. It is wider
 than it could be, never narrower than it says.
 
+Fewer flags than the false alarms that are due would make p+ smaller than a perfect judge's who saw
+no failure. No judge that errs shows that much: p+ is never under the exact bound of 0 failures.
+
 Clusters of several samples, m on average: one flagged sample flags the cluster. A failing cluster
 is then flagged at the rate s at least and a clean one at f at least, so the upper bound stands; a
 clean one is flagged at the rate of m f at most, so the lower bound is q- - m f+.
@@ -45,7 +48,10 @@ def bound_above(evidence: Evidence, *, alpha: float, mode: Mode = "fixed") -> fl
     alarms = statistics.bound_below(
         found.false_alarms, trials=found.negatives, alpha=alpha * ALPHA_PARTS["false_alarms"]
     )
-    return _correct(flagged, caught=caught, alarms=alarms) if caught > alarms else 1.0
+    if caught <= alarms:
+        return 1.0
+    least = above(0, trials=evidence.clusters, alpha=alpha)
+    return max(least, _correct(flagged, caught=caught, alarms=alarms))
 
 
 def bound_below(evidence: Evidence, *, alpha: float, mode: Mode = "fixed") -> float:

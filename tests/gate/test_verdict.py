@@ -102,6 +102,17 @@ def test_a_good_judge_reaches_all_three() -> None:
     assert "further trials without a flag would pass" in decide(seen, bar=0.1).reason
 
 
+@given(st.integers(10, 400), st.integers(0, 100), st.integers(0, 100))
+@settings(deadline=None)
+def test_a_judge_that_errs_never_shows_more_than_a_perfect_one_without_failures(
+    clusters: int, caught: int, alarms: int
+) -> None:
+    record = Calibration(positives=100, caught=caught, negatives=100, false_alarms=alarms)
+    seen = make_evidence(clusters, 0, judged=True, calibration=record)
+    perfect = bound_above(0, trials=clusters, alpha=0.05)
+    assert decide(seen, bar=0.5).bound_above >= perfect
+
+
 def test_half_the_failures_unseen_count_twice() -> None:
     """A judge of sensitivity 0.5: 0 of 300 flagged bound the truth at 2 %, calibration aside."""
     sharp = Calibration(positives=10**8, caught=5 * 10**7, negatives=10**8, false_alarms=0)
