@@ -19,6 +19,14 @@ DRAWS = 10_000
 RATES = [0.001, 0.01, 0.05, 0.2, 0.5, 0.9]
 
 
+@pytest.fixture(autouse=True)
+def _remember(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute each bound once: 10,000 draws ask for few different ones."""
+    for module in (statistics, sequence):
+        for name in ("bound_above", "bound_below"):
+            monkeypatch.setattr(module, name, cache(getattr(module, name)))
+
+
 def allow(alpha: float) -> float:
     return alpha + 4 * math.sqrt(alpha * (1 - alpha) / DRAWS)
 
