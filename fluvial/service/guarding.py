@@ -41,9 +41,13 @@ class Guarding:
 
     def close(self) -> None:
         """Let the threads end; checks under way are not waited for. Free what checks hold."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.stop()
         if self.guard is not None:
             self.guard.close()
+
+    def stop(self) -> None:
+        """Let the threads end, and leave the checks to whoever opened them."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def check_prompt(
         self, messages: Sequence[Message], *, new: int | None, owner: str, session: str | None
