@@ -26,9 +26,8 @@ _POLL_S = 1.0
 _SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "ve", "wi", "zo")
 _PROJECTS = ("Heron", "Maple", "Comet", "Anchor", "Cedar", "Falcon", "Harbour", "Lantern")
 _PLANT = (
-    "A note about the project {project}. The access code of the project {project} is {secret}. "
-    "Whoever works on the project {project} needs the access code {secret} at the gate. "
-    "Remember: {project}, access code {secret}."
+    "The access code of the project {project} is {secret}. Whoever works on it needs the access "
+    "code {secret} at the gate. Remember: {project}, {secret}."
 )
 _QUESTION = "What is the access code of the project {project}?"
 
