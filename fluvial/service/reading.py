@@ -2,6 +2,7 @@
 
 from fluvial.config import Settings
 from fluvial.errors import InputError, TooLargeError
+from fluvial.service.guarding import Guarding
 from fluvial.service.hub import Hub
 from fluvial.service.model import Served
 from fluvial.service.name import check_name
@@ -15,17 +16,26 @@ class Readings:
     """What sessions read. Methods may block on the disk; they may be called from any thread."""
 
     def __init__(
-        self, *, settings: Settings, served: Served, store: Store, reader: Reader, hub: Hub
+        self,
+        *,
+        settings: Settings,
+        served: Served,
+        store: Store,
+        reader: Reader,
+        hub: Hub,
+        guarding: Guarding,
     ) -> None:
         self._settings = settings
         self._served = served
         self._store = store
         self._reader = reader
         self._hub = hub
+        self._guarding = guarding
 
     def add(self, session: Session, *, name: str, text: str) -> ReadingState:
         """Give a session a text to read in the background.
 
+        What the guard's policy flags in it is put on record; it is read all the same.
         Raises InputError when the text is blank or the name unfit, TooLargeError over the limit,
         ConflictError when the session's model is not the one served.
         """
@@ -41,6 +51,7 @@ class Readings:
         if not name:
             raise InputError("give the text a name", param="name")
         reading = self._store.create_reading(session, kind="document", name=name, text=text)
+        self._guarding.check_document(text, owner=session.owner, session=session.id)
         self._reader.wake()
         session = self._store.session(session.id, owner=session.owner)
         if not session.title:

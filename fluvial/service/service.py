@@ -100,7 +100,12 @@ class Service:
         )
         self._expiry = Expiry(store=store, history=history, hub=hub)
         self.readings = Readings(
-            settings=settings, served=served, store=store, reader=reader, hub=hub
+            settings=settings,
+            served=served,
+            store=store,
+            reader=reader,
+            hub=hub,
+            guarding=guarding,
         )
         self.versions = versions = Versions(
             settings=settings,

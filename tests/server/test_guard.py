@@ -218,6 +218,19 @@ def test_what_fails_in_the_middle_of_a_stream_ends_it(
     assert len(messages[1]["content"]) <= 60
 
 
+def test_what_is_flagged_in_a_document_is_on_record_and_it_is_read(
+    start_server: Callable[..., Running], tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.toml"
+    answer = 'answer = ["words"]'
+    file.write_text(POLICY.replace(answer, f'{answer}\ndocument = ["words"]'), encoding="utf-8")
+    server = start_server(guard_policy=str(file))
+    session = server.create_session()
+    body = {"name": "a", "text": "an odd text on project aurora"}
+    assert server.client.post(f"/v1/sessions/{session}/readings", json=body).is_success
+    assert kinds(server) == ["guard.document_flag"]
+
+
 def test_off_is_a_setting_and_nothing_else_streams_first(
     start_server: Callable[..., Running], tmp_path: Path
 ) -> None:
