@@ -5,6 +5,7 @@ default.
 """
 
 import json
+import os
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from fluvial.errors import InputError, NotFoundError, StorageError, TooLargeError
+from fluvial.errors import (
+    ConflictError,
+    InputError,
+    NotFoundError,
+    StorageError,
+    TooLargeError,
+)
 
 T = TypeVar("T")
 
@@ -51,13 +58,37 @@ def read_table(data: bytes, *, name: str) -> dict[str, Any]:
     """Return the TOML or JSON object in `data`; TOML where `name` ends in .toml. InputError."""
     try:
         text = data.decode("utf-8")
-        found: object = tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
+        found: object = (
+            tomllib.loads(text)
+            if name.endswith(".toml")
+            else json.loads(text, object_pairs_hook=_refuse_doubles)
+        )
     except (ValueError, RecursionError) as error:
         kind = "TOML" if name.endswith(".toml") else "JSON"
         raise InputError(f"{name} is not valid {kind}: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"{name} holds {type(found).__name__}, where an object is due")
     return cast(dict[str, Any], found)
+
+
+def write_new(path: Path, data: bytes, *, what: str, mode: int = 0o666) -> None:
+    """Write a file that was not there before, whole or not at all; `what` names its kind.
+
+    Raises ConflictError where there is one already, StorageError.
+    """
+    from fluvial.store.fault import translate_os
+
+    with translate_os(f"writing {path}"):
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            raise ConflictError(f"{path} exists already; {what} is never written over") from None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def build(kind: type[T], fields: object, *, name: str) -> T:
@@ -80,6 +111,15 @@ def build(kind: type[T], fields: object, *, name: str) -> T:
 def dump(kind: type[T], value: T) -> dict[str, Any]:
     """Return a dataclass as JSON's objects, lists, texts and numbers."""
     return _adapt(kind).dump_python(value, mode="json")
+
+
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a field that stands twice: programs differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r:.80} stands twice")
+    return found
 
 
 @cache

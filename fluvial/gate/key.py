@@ -1,11 +1,10 @@
 """Keys that sign releases: Ed25519, in PEM files. The private one is never on the server."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluvial.errors import ConflictError, InputError, StorageError
-from fluvial.gate.document import read_bytes
+from fluvial.errors import ConflictError, InputError
+from fluvial.gate.document import read_bytes, write_new
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey  # pyright: ignore[reportPrivateImportUsage]
@@ -29,9 +28,9 @@ def generate(path: Path, *, passphrase: str | None = None) -> Path:
     )
     beside = path.with_name(path.name + ".pub")
     if beside.exists():
-        raise ConflictError(f"{beside} exists already; keys are never written over")
-    _write_new(path, private, mode=0o600)
-    _write_new(beside, public, mode=0o644)
+        raise ConflictError(f"{beside} exists already; a key is never written over")
+    write_new(path, private, what="a key", mode=0o600)
+    write_new(beside, public, what="a key")
     return beside
 
 
@@ -76,14 +75,3 @@ def load_public(path: Path) -> "SSlibKey":
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{path.name} is no Ed25519 key")
     return SSlibKey.from_crypto(key)
-
-
-def _write_new(path: Path, data: bytes, *, mode: int) -> None:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise ConflictError(f"{path} exists already; keys are never written over") from None
-    except OSError as error:
-        raise StorageError(f"{path} can't be written: {error}", code="storage_failed") from None

@@ -16,7 +16,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -24,13 +25,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from filelock import FileLock
 from pydantic import Field
 
-from fluvial.errors import ConflictError, InputError, StorageError
+from fluvial.errors import ConflictError, InputError
 from fluvial.gate import plan as plans
 from fluvial.gate import result
 from fluvial.gate.digest import make_canonical
 from fluvial.gate.document import STRICT, Label, Moment, Positive, Sha256, build, dump, read_bytes
 from fluvial.gate.plan import Plan
 from fluvial.gate.result import Results
+from fluvial.store.fault import translate_os
 
 if TYPE_CHECKING:
     from fluvial.config import Settings
@@ -207,13 +209,10 @@ class Ledger:
             previous=lines[-1][1] if lines else _FIRST,
             results_sha256=results_sha256,
         )
-        try:
-            with self.path.open("ab") as file:
-                file.write(make_canonical(dump(Entry, entry)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(f"{self.path}: {error}", code="storage_failed") from None
+        with translate_os(f"writing {self.path}"), self.path.open("ab") as file:
+            file.write(make_canonical(dump(Entry, entry)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         if self._audit is not None:
             detail = {"lineage": entry.lineage, "attempt": entry.attempt, **(verdicts or {})}
             if results_sha256 is not None:
@@ -222,12 +221,16 @@ class Ledger:
                 f"gate.{event}", actor="local", subject=entry.plan_sha256, detail=detail
             )
 
-    def _lock(self) -> FileLock:
-        try:
+    @contextmanager
+    def _lock(self) -> Generator[None]:
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        with translate_os(f"locking {self.path}"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{self.path.parent}: {error}", code="storage_failed") from None
-        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _tell_unknown(plan: Plan, entries: Sequence[Entry]) -> str:

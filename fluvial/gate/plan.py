@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fluvial.errors import ConflictError, InputError, StorageError
+from fluvial.errors import InputError
 from fluvial.gate.digest import hash_json
 from fluvial.gate.document import (
     STRICT,
@@ -29,6 +29,7 @@ from fluvial.gate.document import (
     dump,
     read_bytes,
     read_table,
+    write_new,
 )
 from fluvial.gate.evidence import Calibration, check_counts
 
@@ -159,15 +160,9 @@ def load(path: Path) -> Plan:
 
 
 def save(plan: Plan, path: Path) -> None:
-    """Write a plan as JSON. Raises ConflictError where there is a file: plans do not change."""
+    """Write a plan as JSON. Raises ConflictError where there is a file, StorageError."""
     text = json.dumps(view(read(view(plan))), indent=2, ensure_ascii=False) + "\n"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConflictError(f"{path} exists already; a plan is never written over") from None
-    except OSError as error:
-        raise StorageError(f"{path} can't be written: {error}", code="storage_failed") from None
+    write_new(path, text.encode(), what="a plan")
 
 
 def _check_names(what: str, names: list[str], *, name: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluvial import __version__
-from fluvial.errors import ConflictError, InputError, StorageError
+from fluvial.errors import ConflictError, InputError
 from fluvial.gate import result
+from fluvial.gate.document import write_new
 from fluvial.gate.plan import Plan, Risk
 from fluvial.gate.release import (
     PAYLOAD_TYPE,
@@ -45,13 +46,7 @@ def sign(results: Results, *, signer: "Signer", now: float, days: float = DEFAUL
 
 def save(envelope: bytes, path: Path) -> None:
     """Write a release. Raises ConflictError where there is a file already, StorageError."""
-    try:
-        with path.open("xb") as file:
-            file.write(envelope)
-    except FileExistsError:
-        raise ConflictError(f"{path} exists already; releases are never written over") from None
-    except OSError as error:
-        raise StorageError(f"{path} can't be written: {error}", code="storage_failed") from None
+    write_new(path, envelope, what="a release")
 
 
 def make_release(results: Results, *, now: float, days: float) -> Release:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,7 @@ def test_bars_that_are_no_numbers_are_refused(tmp_path: Path, number: str) -> No
         b"[" * 100_000,
         b'{"a":' * 50_000,
         b'{"name": "\\ud800"}',
+        b'{"name": "a", "name": "b"}',
         b"9" * 10_000,
     ],
 )
@@ -191,6 +193,13 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, data: bytes) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError):
             plans.load(tmp_path / name)
+
+
+def test_a_field_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    text = json.dumps(plans.view(make_plan())).replace('"bar": 0.1', '"bar": 0.1, "bar": 0.9')
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(InputError, match="'bar' stands twice"):
+        plans.load(tmp_path / "plan.json")
 
 
 def test_dates_of_toml_are_no_numbers(tmp_path: Path) -> None:
@@ -213,6 +222,22 @@ def test_files_that_can_not_be_read_or_written(tmp_path: Path) -> None:
         plans.load(tmp_path)
     with pytest.raises(StorageError):
         plans.save(make_plan(), tmp_path / "no" / "folder.json")
+
+
+def test_a_plan_that_the_disk_refuses_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fdopen
+
+    def open_full(handle: int, mode: str) -> Any:
+        real(handle, mode).close()
+        return open("/dev/full", mode)
+
+    monkeypatch.setattr("os.fdopen", open_full)
+    with pytest.raises(StorageError) as caught:
+        plans.save(make_plan(), tmp_path / "plan.json")
+    assert caught.value.code == "storage_full"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_canonical_json_is_one_for_equal_values() -> None:
