@@ -223,11 +223,7 @@ def _choose(bench: Bench, *, topic: str, rng: random.Random, trial: Trial) -> li
         for _ in range(MAX_DRAWS):
             drawn = [draw(kind, rng, topic=topic) for _ in range(wanted)]
             for canary, answer in zip(drawn, bench.ask(drawn), strict=True):
-                if (
-                    found < trial.canaries
-                    and canary.accepts(answer)
-                    and canary.sha256 not in chosen
-                ):
+                if found < wanted and canary.accepts(answer) and canary.sha256 not in chosen:
                     chosen[canary.sha256] = canary
                     found += 1
             if found == wanted:
