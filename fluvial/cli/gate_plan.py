@@ -15,7 +15,7 @@ from fluvial.cli.option import (
     load_settings,
     print_json,
 )
-from fluvial.cli.terminal import clean, name_duration, print_table
+from fluvial.cli.terminal import clean, name_duration, name_time, print_table
 
 if TYPE_CHECKING:
     from fluvial.config import Settings
@@ -152,3 +152,29 @@ def _show_judges(plan: "Plan") -> None:
                 f"{found.false_alarms} false alarms in {found.negatives}"
             )
         )
+
+
+@click.command()
+@json_option
+@data_dir_option
+@config_option
+def attempts(*, as_json: bool, data_dir: Path | None, config_file: Path | None) -> None:
+    """List what was planned and run, by lineage, and the alpha that the next attempt has."""
+    from dataclasses import asdict
+
+    from fluvial.gate.ledger import Ledger, find_ledger
+    from fluvial.gate.spending import spend_alpha
+
+    ledger = Ledger(find_ledger(load_settings(config_file, data_dir=data_dir).data_dir))
+    entries = ledger.list_entries()
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    rows = [
+        [e.lineage, str(e.attempt), e.event, name_time(e.at), e.plan_sha256[:12]] for e in entries
+    ]
+    print_table(["lineage", "attempt", "", "at", "plan"], rows, right=(1,))
+    for lineage in dict.fromkeys(entry.lineage for entry in entries):
+        due = ledger.next_attempt(lineage)
+        alpha = spend_alpha(0.05, attempt=due)
+        click.echo(f"{clean(lineage)}: attempt {due} is next, with {alpha:.3g} of an alpha of 0.05")

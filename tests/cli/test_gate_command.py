@@ -282,6 +282,17 @@ def test_a_plan_changed_after_the_run_is_not_signed(capsys: Capture, folder: Pat
     assert "it was changed" in fluvial(capsys, *args, code=1)
 
 
+def test_attempts_are_listed(capsys: Capture, folder: Path) -> None:
+    finish(write_plan(capsys), folder)
+    write_plan(capsys, "second.json")
+    out = fluvial(capsys, "attempts")
+    events = [line.split()[2] for line in out.splitlines() if line.startswith("tiny ")]
+    assert events == ["planned", "started", "ended", "planned"]
+    assert "tiny: attempt 2 is next, with 0.0076 of" in out
+    listed = json.loads(fluvial(capsys, "attempts", "--json"))
+    assert [entry["attempt"] for entry in listed] == [1, 1, 1, 2]
+
+
 def test_a_ledger_of_another_place(capsys: Capture, folder: Path) -> None:
     results = finish(write_plan(capsys), folder)
     fluvial(capsys, "keygen", "key")
