@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluvial.cli.act import record_act
 from fluvial.cli.option import (
     config_option,
     data_dir_option,
@@ -61,6 +62,9 @@ def pull(
         raise NotFoundError("offline is set; only file: sources can be pulled")
     with TransferBar() as bar:
         info = Registry(settings.data_dir).install(entry, progress=bar, link=link)
+    record_act(
+        settings, "model.installed", info.name, sha256=info.sha256, source=info.source[:1000]
+    )
     click.echo(f"{info.name} is installed in {info.path} (from {info.source})")
 
 
@@ -128,7 +132,10 @@ def remove(name: str, data_dir: Path | None, config_file: Path | None) -> None:
     registry, _ = _open(config_file, data_dir)
     from fluvial.model.source.disk import name_bytes
 
-    click.echo(f"{name} is removed; {name_bytes(registry.remove(name))} freed")
+    freed_bytes = registry.remove(name)
+    settings = load_settings(config_file, data_dir=data_dir)
+    record_act(settings, "model.removed", name, bytes=freed_bytes)
+    click.echo(f"{name} is removed; {name_bytes(freed_bytes)} freed")
 
 
 def _open(config_file: Path | None, data_dir: Path | None) -> "tuple[Registry, dict[str, Entry]]":

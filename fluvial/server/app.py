@@ -108,7 +108,7 @@ def serve(
         try:
             server = _Server(create_app(service), service=service, listener=listener)
             server.announce = announce
-            record_start(service.audit, settings, model=service.model.name)
+            record_start(service.audit, settings, model=service.model)
             server.run(sockets=[listener])
             record_stop(service.record, model=service.model.name)
         finally:

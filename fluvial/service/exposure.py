@@ -7,11 +7,12 @@ from fluvial.config import Settings
 from fluvial.service.protocol import Audit
 from fluvial.service.record import SYSTEM, Record
 from fluvial.store.audit_check import find_last
+from fluvial.types import ModelInfo
 
 STARTED, STOPPED = "server.started", "server.stopped"
 
 
-def record_start(audit: Audit, settings: Settings, *, model: str) -> None:
+def record_start(audit: Audit, settings: Settings, *, model: ModelInfo) -> None:
     """Record the start of a server, and what became of its API key since the start before.
 
     Raises StorageError: a server that can't keep its record does not start.
@@ -21,6 +22,7 @@ def record_start(audit: Audit, settings: Settings, *, model: str) -> None:
     before = find_last(settings.data_dir, STARTED)
     known = None if before is None else before.detail.get("key_hmac")
     detail = {
+        "weights": model.sha256,
         "host": settings.host,
         "port": settings.port,
         "mode": settings.mode,
@@ -29,7 +31,7 @@ def record_start(audit: Audit, settings: Settings, *, model: str) -> None:
         "audit_texts": settings.audit_texts,
         "key_hmac": digest,
     }
-    audit.append(STARTED, actor=SYSTEM, subject=model, detail=detail)
+    audit.append(STARTED, actor=SYSTEM, subject=model.name, detail=detail)
     if digest != known:
         kind = "key.unset" if digest is None else "key.set" if known is None else "key.changed"
         audit.append(kind, actor=SYSTEM, subject="api_key", detail={})

@@ -8,6 +8,7 @@ import pytest
 from fluvial.cli.main import run
 from fluvial.store.audit import AuditLog
 from fluvial.store.audit_folder import AuditFolder
+from tests.model.web import make_gguf
 
 Capture = pytest.CaptureFixture[str]
 SESSION = "sess_" + "0" * 24
@@ -76,6 +77,18 @@ def test_a_copy_can_be_verified_elsewhere(log: AuditLog, tmp_path: Path, capsys:
     assert run(["audit", "verify", str(copy), "--head", head]) == 1
     assert "entries 3 to 3 are missing" in capsys.readouterr().err
     assert run(["audit", "verify", str(tmp_path / "none")]) == 1
+
+
+def test_what_commands_do_to_models_is_on_record(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "small.gguf").write_bytes(make_gguf(100_000))
+    assert run(["models", "pull", f"file:{tmp_path / 'small.gguf'}"]) == 0
+    assert run(["models", "remove", "small"]) == 0
+    capsys.readouterr()
+    assert run(["audit", "list", "--kind", "model", "--json"]) == 0
+    installed, removed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (installed["kind"], installed["actor"]) == ("model.installed", "operator")
+    assert len(installed["detail"]["sha256"]) == 64
+    assert (removed["kind"], removed["subject"]) == ("model.removed", "small")
 
 
 def test_no_log_is_told(capsys: Capture) -> None:
