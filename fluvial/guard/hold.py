@@ -123,6 +123,8 @@ class Holder:
     def _go_back(self, end: int, *, tokens: int) -> int:
         """Return where the last `tokens` before `end` begin."""
         left = tokens * QUARTERS
+        if self._text[max(0, end - left) : end].isascii():
+            return max(0, end - left)
         while end > 0 and left > 0:
             end -= 1
             left -= _weigh(self._text[end])
