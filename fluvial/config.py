@@ -167,6 +167,21 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Most divergence of a version from the base on a fixed probe, nats a token.",
     )
+    canaries: Literal["on", "off"] = Field(
+        "on", description="Whether hidden test questions are asked of each version."
+    )
+    canary_count: int = Field(
+        20, ge=4, le=200, description="How many of them are drawn; an operator's own come on top."
+    )
+    canary_rotation_checks: int = Field(
+        500, ge=0, description="Checks after which a quarter of them is drawn anew; 0 is never."
+    )
+    canary_rotation_days: float = Field(
+        7.0, ge=0, le=36_500, description="Days after which a quarter is drawn anew; 0 is never."
+    )
+    canary_file: Path | None = Field(
+        None, description="An operator's own test questions: TOML or JSON lines."
+    )
     session_versions_bytes: int = Field(
         512 * 2**20, ge=2**20, description="Disk for the versions of one session."
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, assert_never, cast
 
 from fluvial.version_note import (
     Adopted,
+    CanaryFailed,
     ChunkNotFinite,
     Compressed,
     Imported,
@@ -39,6 +40,7 @@ _KINDS: dict[str, type[VersionNote]] = {
         Compressed,
         Imported,
         Adopted,
+        CanaryFailed,
     )
 }
 
@@ -66,10 +68,20 @@ def tell(note: VersionNote) -> str:
             return f"imported from {note.format}"
         case Adopted():
             return f"adopted {note.name}"
+        case CanaryFailed():
+            return _tell_canary(note)
         case OldDrift() | ParentDeleted() | PlainNote():
             return _tell_old(note)
         case _:
             assert_never(note)
+
+
+def _tell_canary(note: CanaryFailed) -> str:
+    failed = f"failed {note.failed} of {note.counted} hidden test questions that the base passes"
+    if note.back_to is None:
+        return failed
+    before = "the base" if note.back_to == 0 else f"version {note.back_to}"
+    return f"{failed}; {before} is in force again, and learning is frozen"
 
 
 def _tell_old(note: OldDrift | ParentDeleted | PlainNote) -> str:

@@ -103,6 +103,20 @@ class Adopted:
     code: Literal["adopted"] = field(default="adopted", init=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CanaryFailed:
+    """It failed `failed` of the `counted` canaries that its base passes.
+
+    `back_to`: the version that was put in force again, and learning frozen; None where this one was
+    not in force any more.
+    """
+
+    failed: int
+    counted: int
+    back_to: int | None
+    code: Literal["canary_failed"] = field(default="canary_failed", init=False)
+
+
 VersionNote = (
     PlainNote
     | OldDrift
@@ -116,5 +130,6 @@ VersionNote = (
     | Compressed
     | Imported
     | Adopted
+    | CanaryFailed
 )
 """Why a version is not as usual. `code` is stable; `fluvial.note` has the words and the JSON."""

@@ -9,6 +9,7 @@ import pytest
 from fluvial.note import decode, encode, read, tell, tell_all, view
 from fluvial.version_note import (
     Adopted,
+    CanaryFailed,
     ChunkNotFinite,
     Compressed,
     Imported,
@@ -55,6 +56,15 @@ WORDS: list[tuple[VersionNote, str]] = [
     (Compressed(rank=8, loss=0.0312), "rank 8 holds all but 3.12%"),
     (Imported(format="gguf"), "imported from gguf"),
     (Adopted(name="rivers"), "adopted rivers"),
+    (
+        CanaryFailed(failed=5, counted=20, back_to=0),
+        "failed 5 of 20 hidden test questions that the base passes; the base is in force again, "
+        "and learning is frozen",
+    ),
+    (
+        CanaryFailed(failed=5, counted=20, back_to=None),
+        "failed 5 of 20 hidden test questions that the base passes",
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ import fluvial
 from fluvial.errors import StorageError
 from fluvial.store import table
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration. Kept here so that a database that is up to date opens without Alembic."""
 
 _FOLDER = Path(__file__).parent / "migrations"

@@ -7,6 +7,7 @@ from typing import final
 
 from fluvial.errors import ConflictError
 from fluvial.store.branch import create_branch
+from fluvial.store.check import CheckTable
 from fluvial.store.clock import Clock
 from fluvial.store.database import Database
 from fluvial.store.file import SessionFolder
@@ -40,8 +41,8 @@ from fluvial.types import (
 class Store:
     """Sessions, messages, readings, scores and versions, in `data_dir`. Thread-safe.
 
-    What goes over sessions has objects of its own: `publications`, which are everyone's, and
-    `holdings`, what versions take.
+    What goes over sessions has objects of its own: `publications`, which are everyone's,
+    `holdings`, what versions take, and `checks`, what canaries found in them.
 
     A `Session` record proves that its owner was checked: `session` and `sessions` are the only ways
     to one, and everything else is reached through one. What a method has returned from survives a
@@ -65,6 +66,7 @@ class Store:
         self._lock = lock
         self._learning = learning
         self.holdings = HoldingTable(database)
+        self.checks = CheckTable(database, clock=clock)
         folder = root.parent / PUBLISHED_FOLDER
         self.publications = PublicationTable(database, clock=clock, folder=folder)
         self._sessions = SessionTable(database, clock=clock)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -139,6 +140,19 @@ version = Table(
     Column("expires_at", Float),
     Index("version_by_reading", "reading"),
     Index("version_by_expiry", "expires_at"),
+)
+
+canary_check = Table(
+    "canary_check",
+    metadata,
+    Column("session", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("canaries", Text, nullable=False),
+    Column("checked_at", Float, nullable=False),
+    ForeignKeyConstraint(
+        ["session", "number"], ["version.session", "version.number"], ondelete="CASCADE"
+    ),
 )
 
 publication = Table(

@@ -16,6 +16,7 @@ export type Note =
   | { code: 'unmeasured' }
   | { code: 'imported'; format: string }
   | { code: 'adopted'; name: string }
+  | { code: 'canary_failed'; failed: number; counted: number; back_to: number | null }
   | { code: 'old_drift'; change: number }
   | { code: 'parent_deleted' }
   | { code: 'plain'; text: string };

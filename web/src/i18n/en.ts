@@ -344,6 +344,11 @@ export const en = {
     unmeasured: 'its drift was not measured',
     imported: (format: string) => `imported from ${format}`,
     adopted: (name: string) => `adopted from “${name}”`,
+    canaryFailed: (failed: number, counted: number, back: number | null) => {
+      const found = `failed ${failed} of ${counted} hidden test questions that the base model passes`;
+      if (back === null) return found;
+      return `${found}; ${back === 0 ? 'the base model' : `version ${back}`} is in force again, and learning is frozen`;
+    },
     oldDrift: (change: string) => `from before drift was measured as today; its weights had changed by ${change}`,
     parentDeleted: 'its parent was deleted',
   },

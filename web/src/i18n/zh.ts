@@ -342,6 +342,11 @@ export const zh: Texts = {
     unmeasured: '未测量偏移',
     imported: (format) => `从 ${format} 文件导入`,
     adopted: (name) => `采用自“${name}”`,
+    canaryFailed: (failed, counted, back) => {
+      const found = `基础模型答对的 ${counted} 道隐藏测试题中，有 ${failed} 道答错`;
+      if (back === null) return found;
+      return `${found}；已恢复${back === 0 ? '基础模型' : `版本 ${back}`}，并冻结学习`;
+    },
     oldDrift: (change) => `早于现在的偏移测量方法；当时权重的变化为 ${change}`,
     parentDeleted: '其上一版本已被删除',
   },

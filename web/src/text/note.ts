@@ -35,6 +35,8 @@ function tellNote(note: Note): string {
     }
     case 'adopted':
       return words.adopted(note.name);
+    case 'canary_failed':
+      return words.canaryFailed(note.failed, note.counted, note.back_to);
     case 'old_drift':
       return words.oldDrift(formatFigure(note.change));
     case 'parent_deleted':
