@@ -166,3 +166,12 @@ def _show(found: "Release") -> None:
         )
     headings = ["risk", "verdict", "bar", "bounds", "failed", "alpha", "reason"]
     print_table(headings, rows, right=(2, 3, 4, 5))
+    covered = terms.adaptation
+    if covered.drift_budget is None:
+        click.echo("It covers the base alone: versions that learned are not released.")
+        return
+    canaries = covered.canary_sha256
+    click.echo(
+        f"It covers versions that drift at most {covered.drift_budget:g} nats a token from the base"
+        + ("; no canary set runs on them" if canaries is None else f", canaries {canaries[:12]}")
+    )

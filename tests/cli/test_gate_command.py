@@ -222,6 +222,7 @@ def test_from_a_plan_to_a_release(capsys: Capture, folder: Path) -> None:
     assert "a" * 64 in out
     out = fluvial(capsys, "show", "release.json", "--key", "key.pub", "--html", "report.html")
     assert "harm" in out
+    assert "at most 0.05 nats a token from the base, canaries dddddddddddd" in out
     assert "is good" in out
     page = (folder / "report.html").read_text()
     assert "<svg" in page
@@ -291,6 +292,20 @@ def test_attempts_are_listed(capsys: Capture, folder: Path) -> None:
     assert "tiny: attempt 2 is next, with 0.0076 of" in out
     listed = json.loads(fluvial(capsys, "attempts", "--json"))
     assert [entry["attempt"] for entry in listed] == [1, 1, 1, 2]
+
+
+def test_a_release_without_terms_of_adapting_covers_the_base_alone(
+    capsys: Capture, folder: Path
+) -> None:
+    plan = plans.load(write_plan(capsys))
+    ledger = Ledger(find_ledger(folder / "data"))
+    ledger.start(plan)
+    results = replace(make_results(plan), adaptation=result.Adaptation())
+    ledger.end(results)
+    result.save(results, folder / "results.json")
+    fluvial(capsys, "keygen", "key")
+    out = fluvial(capsys, "sign", "results.json", "--key", "key", "-o", "release.json")
+    assert "covers the base alone" in out
 
 
 def test_a_ledger_of_another_place(capsys: Capture, folder: Path) -> None:
