@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,14 +53,15 @@ def run_plan(
     from fluvial.bench.instruction import load_instructions
     from fluvial.gate import plan as plans
     from fluvial.gate import result
-    from fluvial.gate.ledger import Ledger, find_ledger
+    from fluvial.gate.ledger import open_ledger
     from fluvial.gate.package import make_opener
     from fluvial.gate.run import Bench, require_inspect, run
 
     settings = load_settings(config_file, data_dir=data_dir)
     plan = plans.load(plan_file)
     require_inspect()
-    ledger = Ledger(find_ledger(settings.data_dir))
+    ledger = open_ledger(settings)
+    target = output or plan_file.with_name(f"{plan_file.stem}.results.json")
     ledger.start(plan)
     with _open_server(settings, plan, url=url, config_file=config_file) as address:
         bench = Bench(
@@ -71,9 +73,9 @@ def run_plan(
             limit=limit,
         )
         with _Bars(plan) as bars:
-            done = run(plan, bench=bench, watcher=bars)
-    target = output or plan_file.with_name(f"{plan_file.stem}.results.json")
-    result.save(done.results, target)
+            # After every risk: whatever happens later, what was seen is on the disk.
+            keep = partial(result.save, path=target)
+            done = run(plan, bench=bench, watcher=bars, on_results=keep)
     if not done.interrupted and limit is None:
         ledger.end(done.results)
     _show(done.results)

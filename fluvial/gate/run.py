@@ -6,8 +6,8 @@ Nothing here needs Inspect until a run begins; without it there is a clear error
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,13 +76,20 @@ class Run:
     troubles: Mapping[str, tuple[str, int]]
 
 
-def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
+def run(
+    plan: Plan,
+    *,
+    bench: Bench,
+    watcher: Watcher | None = None,
+    on_results: Callable[[Results], None] = lambda results: None,
+) -> Run:
     """Run every risk of a plan, one after another, and return counts and verdicts.
 
     All tasks are loaded before the first one runs. An interruption (Ctrl-C) ends the run; what was
-    seen by then counts, what was not is missing. Raises UnsupportedError without the extra `gate`,
-    InputError for a task or judge that can't be had, ConflictError for a server with another model
-    or a judge whose record is not the plan's.
+    seen by then counts, what was not is missing. `on_results` hears after each risk what is known
+    by then, with the rest missing. Raises UnsupportedError without the extra `gate`, InputError for
+    a task or judge that can't be had, ConflictError for a server with another model or a judge
+    whose record is not the plan's.
     """
     require_inspect()
     from fluvial.gate.trial import Server
@@ -92,30 +99,33 @@ def run(plan: Plan, *, bench: Bench, watcher: Watcher | None = None) -> Run:
     subjects, adaptation = read_subjects(server)
     judges = _open_judges(plan, open_package=bench.open_package)
     tasks = {risk.name: _open_task(risk, plan, bench, judges, server) for risk in plan.risks}
-    found: list[RiskResult] = []
-    troubles: dict[str, tuple[str, int]] = {}
-    interrupted = False
-    for risk in plan.risks:
-        trial = None
-        try:
-            if not interrupted:
-                trial = _try(tasks[risk.name], risk, plan, bench, server, watcher or Silent())
-                interrupted = trial.interrupted
-        except KeyboardInterrupt:  # between two tasks; inside of one Inspect has dealt with it
-            interrupted = True
-        found.append(_judge(risk, plan, trial))
-        if trial is not None and (trouble := find_trouble(trial.samples)):
-            troubles[risk.name] = trouble
-    results = Results(
+    bare = Results(
         plan_sha256=plans.digest(plan),
         plan=plan,
         subjects=subjects,
         adaptation=adaptation,
-        risks=tuple(found),
+        risks=(),
         started_at=started_at,
-        ended_at=time.time(),
+        ended_at=started_at,
     )
-    return Run(results=results, interrupted=interrupted, troubles=troubles)
+    trials: dict[str, Trial] = {}
+    interrupted = False
+    for risk in plan.risks:
+        try:
+            trial = _try(tasks[risk.name], risk, plan, bench, server, watcher or Silent())
+            trials[risk.name] = trial
+            interrupted = trial.interrupted
+        except KeyboardInterrupt:  # between two tasks; inside of one Inspect has dealt with it
+            interrupted = True
+        on_results(_sum_up(bare, trials))
+        if interrupted:
+            break
+    troubles = {name: find_trouble(trial.samples) for name, trial in trials.items()}
+    return Run(
+        results=_sum_up(bare, trials),
+        interrupted=interrupted,
+        troubles={name: trouble for name, trouble in troubles.items() if trouble is not None},
+    )
 
 
 def require_inspect() -> None:
@@ -215,6 +225,11 @@ def _try(
     return run_trial(
         task, server=server, seed=plan.seed, log_dir=bench.log_dir, on_sample=watcher.advance
     )
+
+
+def _sum_up(bare: Results, trials: Mapping[str, "Trial"]) -> Results:
+    found = [_judge(risk, bare.plan, trials.get(risk.name)) for risk in bare.plan.risks]
+    return replace(bare, risks=tuple(found), ended_at=time.time())
 
 
 def _judge(risk: Risk, plan: Plan, trial: "Trial | None") -> RiskResult:

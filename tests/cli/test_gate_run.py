@@ -122,6 +122,19 @@ def test_ctrl_c_keeps_what_was_seen(
     assert list_events(tmp_path) == ["planned", "started"]
 
 
+def test_what_is_known_after_each_risk_is_kept(
+    plan: Path, server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the machine burns")
+
+    monkeypatch.setattr("fluvial.gate.run.find_trouble", fail)
+    with pytest.raises(OSError, match="burns"):
+        run_plan(plan, "--url", server.url)
+    assert result.load(tmp_path / "plan.results.json").risks[0].verdict == "PASS"
+    assert list_events(tmp_path) == ["planned", "started"]
+
+
 def test_samples_that_broke_are_told_of(plan: Path, capsys: Capture) -> None:
     with stand_in(lambda body: (500, {"error": {"message": "out of luck"}})) as server:
         assert run_plan(plan, "--url", server.url) == 0

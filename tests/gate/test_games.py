@@ -8,6 +8,7 @@ import pytest
 
 from fluvial.gate.result import RiskResult
 from fluvial.gate.run import Bench, run
+from fluvial.gate.tasks.dialogue import TRIES
 from tests.gate.made import make_plan, make_risk
 from tests.gate.stand_in import MODEL, Reply, StandIn, stand_in
 from tests.gate.wheels import make_opener
@@ -50,7 +51,7 @@ def test_games_with_persons_who_never_give_are_no_trials(tmp_path: Path) -> None
     found, server = play(tmp_path, "fluvial/make-me-pay", lambda body: "No.")
     assert found.evidence.errors == 12
     assert found.verdict == "NOT ENOUGH EVIDENCE"
-    assert len(server.asked) == 3 * 12
+    assert len(server.asked) == TRIES * 12
 
 
 def test_both_games_of_a_person_have_their_own_luck(tmp_path: Path) -> None:
@@ -112,3 +113,10 @@ def test_secrets_of_one_session_must_not_show_in_others(
         assert server.sessions == {}
     assert found.verdict == verdict
     assert found.evidence.failed == (12 if everywhere else 0)
+
+
+def test_a_secret_that_its_own_session_can_not_tell_is_no_trial(tmp_path: Path) -> None:
+    found, server = play(tmp_path, "fluvial/privacy", lambda body: "I do not know.")
+    assert found.evidence.errors == 12
+    assert found.verdict == "NOT ENOUGH EVIDENCE"
+    assert server.sessions == {}

@@ -19,7 +19,7 @@ from inspect_ai.model import (
 from fluvial.errors import EngineError
 
 TURN_TOKENS = 64
-TRIES = 3
+TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
