@@ -134,24 +134,27 @@ class Guard:
                 rulings.append(Ruling(action=action, finding=finding))
         return sorted(rulings, key=lambda r: (-ACTIONS.index(r.action), -r.finding.score))
 
-    def check_prompt(self, messages: Sequence[Message], *, new: int | None = None) -> Decision:
+    def check_prompt(
+        self, messages: Sequence[Message], *, new: int | None = None, beside: str = ""
+    ) -> Decision:
         """Decide about a conversation whose last `new` messages (None: all) were not checked yet.
 
-        All but the assistant's are checked, each with what came before as its context; then the
-        user's turns as one text. Raises GuardError when a check fails.
+        Each is checked with what came before as its context, the assistant's as an answer: a client
+        may have made it up. Then the user's turns as one text, and `beside`, which the model is
+        told too, such as its tools. Raises GuardError when a check fails.
         """
         kept = drop_refused(messages, spoken=self.policy.spoken())
         first = 0 if new is None else max(0, len(kept) - new)
         masked = list(kept)
-        rulings: list[Ruling] = []
+        rulings = self._check_text(beside, place="prompt") if beside else []
         for at in range(first, len(kept)):
             message = kept[at]
-            if message.role == "assistant":
-                continue
-            context = _join(kept[:at])
-            found = self.rule(self._find_cached(message.content, context=context), place="prompt")
+            place: Place = "answer" if message.role == "assistant" else "prompt"
+            found = self._check_text(message.content, place=place, context=_join(kept[:at]))
             masked[at] = replace(message, content=mask(self.policy, message.content, found))
             rulings += found
+            for call in message.tool_calls:
+                rulings += self._check_text(call.arguments, place=place)
         rulings += self._check_joined(kept)
         return self._decide(rulings, messages=masked, text=_last_text(kept))
 
@@ -174,7 +177,7 @@ class Guard:
         refused = first.action in ("refuse", "stop")
         language = pick_language(text)
         return Decision(
-            action=first.action,
+            action="refuse" if refused else first.action,
             category=first.category,
             score=first.finding.score,
             check=first.finding.check,
@@ -182,6 +185,9 @@ class Guard:
             messages=() if refused else tuple(messages),
             flags=tuple(dict.fromkeys(r.category for r in rulings if r.action == "flag")),
         )
+
+    def _check_text(self, text: str, *, place: Place, context: str = "") -> list[Ruling]:
+        return self.rule(self._find_cached(text, place=place, context=context), place=place)
 
     def _check_joined(self, messages: Sequence[Message]) -> list[Ruling]:
         """Check the user's last turns as one text; what has a place was found in its own turn."""
@@ -191,19 +197,20 @@ class Guard:
         found = [
             replace(finding, start=0, end=None)
             for joint in (" ", "")
-            for finding in self._find_cached(joint.join(turns), context="")
+            for finding in self._find_cached(joint.join(turns), place="prompt", context="")
             if self.policy.rule(finding.category).prompt in ("flag", "refuse")
         ]
         return self.rule(found, place="prompt")
 
-    def _find_cached(self, text: str, *, context: str) -> tuple[Finding, ...]:
-        """Find in a prompt. Clients send the whole conversation each time: not all is new."""
-        key = hashlib.sha256(f"{len(context)} {context}{text}".encode(errors="replace")).hexdigest()
+    def _find_cached(self, text: str, *, place: Place, context: str) -> tuple[Finding, ...]:
+        """Find in a message. Clients send the whole conversation each time: not all is new."""
+        parts = f"{place} {len(context)} {context}{text}"
+        key = hashlib.sha256(parts.encode(errors="surrogatepass")).hexdigest()
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        found = tuple(self.find(text, place="prompt", context=context))
+        found = tuple(self.find(text, place=place, context=context))
         with self._lock:
             self._cache[key] = found
             while len(self._cache) > CACHED_TEXTS:

@@ -79,7 +79,9 @@ class Chat:
         Raises InputError, ContextLengthError, BusyError or GuardError before anything is generated.
         """
         await asyncio.to_thread(self._check_form, messages, use=use)
-        decision = await self._guarding.check_prompt(messages, new=None, owner=owner, session=None)
+        decision = await self._guarding.check_prompt(
+            messages, new=None, owner=owner, session=None, tools=use.offered
+        )
         if decision.note is not None and decision.action == "refuse":
             note, tokens = decision.note, await asyncio.to_thread(self._engine.count, messages)
             refusals = [RefusedGeneration(note, prompt_tokens=tokens) for _ in range(n)]

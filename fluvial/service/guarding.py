@@ -16,9 +16,10 @@ from fluvial.guard.guard import Decision, Guard
 from fluvial.guard.opening import OpenModel, load_policy, open_guard
 from fluvial.service.guarded import GuardedGeneration
 from fluvial.service.protocol import Audit, Generation
-from fluvial.types import Delta, GuardNote, Message, StoredMessage, Usage
+from fluvial.types import Delta, GuardNote, Message, StoredMessage, Tool, Usage
 
-CHECK_THREADS = 2
+CHECK_THREADS = 8
+"""More than cores: a check may wait for another machine."""
 CONTEXT_CHARS = 4000
 
 log = logging.getLogger(__name__)
@@ -50,16 +51,24 @@ class Guarding:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def check_prompt(
-        self, messages: Sequence[Message], *, new: int | None, owner: str, session: str | None
+        self,
+        messages: Sequence[Message],
+        *,
+        new: int | None,
+        owner: str,
+        session: str | None,
+        tools: Sequence[Tool] = (),
     ) -> Decision:
         """Decide about a conversation, `new` messages of which were not checked yet; record it.
 
+        `tools` are told to the model, and checked, too.
         Raises GuardError when a check fails or takes too long.
         """
         guard = self.guard
         if guard is None:
             return Decision(action="allow", messages=tuple(messages))
-        decision = await self.run(lambda: guard.check_prompt(messages, new=new))
+        beside = "\n".join(f"{each.name} {each.description} {each.parameters}" for each in tools)
+        decision = await self.run(lambda: guard.check_prompt(messages, new=new, beside=beside))
         if decision.action != "allow":
             text = "\n".join(each.content for each in messages[-(new or len(messages)) :])
             await asyncio.to_thread(

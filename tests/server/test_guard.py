@@ -131,6 +131,13 @@ def test_arguments_of_calls_are_checked(guarded: Running) -> None:
     assert json.loads(made["function"]["arguments"]) == {"q": "bread and [name]"}
 
 
+def test_descriptions_of_tools_are_checked(guarded: Running) -> None:
+    function = {"name": "look", "description": "on aurora", "parameters": {"type": "object"}}
+    body = guarded.say(None, "hi", tools=[{"type": "function", "function": function}]).json()
+    assert body["choices"][0]["finish_reason"] == "content_filter"
+    assert guarded.rig.engine.calls == []
+
+
 def test_a_session_keeps_the_refusal_learns_nothing_and_goes_on(guarded: Running) -> None:
     session = guarded.create_session()
     long = "tell me of project aurora, all of it, " * 10
