@@ -125,7 +125,7 @@ def test_a_streamed_call_is_the_whole_one(client: openai.OpenAI) -> None:
     pieces = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or ()]
     assert pieces[0].id.startswith("call_")
     assert pieces[0].function.name == "get_weather"
-    assert len(pieces) > 3
+    assert len(pieces) > 1  # the guard lets text out in checked stretches
     assert "".join(piece.function.arguments for piece in pieces) == whole.function.arguments
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     with client.chat.completions.stream(
