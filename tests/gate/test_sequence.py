@@ -89,5 +89,6 @@ def test_edges() -> None:
     assert sequence.bound_below(0, trials=0, alpha=0.05) == 0
     assert sequence.bound_above(9, trials=9, alpha=0.05) == 1
     assert 0 < sequence.bound_above(0, trials=10**9, alpha=0.05) < 1e-8
+    assert sequence.log_evidence(1e-300, failed=50, trials=100) == -math.inf
     with pytest.raises(InputError):
         sequence.bound_above(2, trials=1, alpha=0.05)
