@@ -100,6 +100,7 @@ class Conversation:
         if stopped:
             self._stop()
             write_note("(stopped)")
+        _tell_guard(final.get("guard"))
         self._last = final.get("message") or self._look_up_last()
         self._sign(final, usage, time.monotonic() - began_s)
         return not stopped
@@ -198,6 +199,17 @@ class Conversation:
             click.secho(clean(f"[{' · '.join(words)}]"), dim=True, err=True)
         elif words:
             write_note(f"[{' · '.join(words)}]")
+
+
+def _tell_guard(guard: dict[str, str] | None) -> None:
+    """Say what the guard kept back; a refusal has been printed as the answer already."""
+    if guard is None:
+        return
+    if guard["action"] == "stop":
+        write_note(f"(stopped by the guard: {guard['category']}) {clean(guard['message'])}")
+    else:
+        done = "refused" if guard["action"] == "refuse" else "masked in parts"
+        write_note(f"({done} by the guard: {guard['category']})")
 
 
 def _load_line_editing() -> None:
