@@ -49,6 +49,7 @@ class _State:
     turn: int
     runs: int
     turned_at: float
+    begun_at: float
 
 
 class CanarySet:
@@ -85,6 +86,11 @@ class CanarySet:
     def turn(self) -> int:
         """How often a share was redrawn so far."""
         return self._state.turn
+
+    @property
+    def begun_at(self) -> float:
+        """When the set was first drawn, in seconds since the epoch."""
+        return self._state.begun_at
 
     def choose(self, ask: Ask, *, base: str) -> list[Canary]:
         """Return the canaries that count now: those that the base passes.
@@ -172,7 +178,7 @@ class CanarySet:
                 f"{self._path} is damaged; remove it, and canaries are drawn anew",
                 code="canaries_damaged",
             ) from None
-        state = _State(seed=secrets.token_hex(32), turn=0, runs=0, turned_at=now)
+        state = _State(seed=secrets.token_hex(32), turn=0, runs=0, turned_at=now, begun_at=now)
         self._save(state)
         return state
 
@@ -204,6 +210,7 @@ def _read_state(data: bytes) -> _State:
         turn=int(fields["turn"]),
         runs=int(fields["runs"]),
         turned_at=float(fields["turned_at"]),
+        begun_at=float(fields["begun_at"]),
     )
     if len(bytes.fromhex(state.seed)) != 32 or state.turn < 0:
         raise ValueError(state.turn)

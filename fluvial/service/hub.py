@@ -83,6 +83,11 @@ class Hub:
         self._told: dict[str, tuple[str, float]] = {}
         self._revisions: dict[str, int] = {}
         self._closed = False
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever a session or a version changes, on any thread; quick."""
+        self._watchers.append(wake)
 
     def listen(self, session: str) -> Listener:
         """Begin to listen; must be called on the event loop."""
@@ -108,6 +113,8 @@ class Hub:
         if kind in ("session", "version"):
             with self._lock:
                 self._revisions[session.id] = self._revisions.get(session.id, 0) + 1
+            for wake in self._watchers:
+                wake()
         if isinstance(record, Reading) and self._is_too_soon(record):
             return
         event = Event(kind=kind, session=session.id, record=record)

@@ -11,6 +11,7 @@ from fluvial.adapt.bounding import Measure
 from fluvial.adapt.history import History
 from fluvial.config import Settings
 from fluvial.model.opening import AnyCheckpoint
+from fluvial.service.canary import Canaries
 from fluvial.service.chat import Chat
 from fluvial.service.comparison import Comparisons, Score
 from fluvial.service.exchange import Exchange
@@ -67,6 +68,7 @@ class Service:
         checkpoint: AnyCheckpoint | None = None,
         score: Score | None = None,
         measure: Measure | None = None,
+        canaries: Canaries | None = None,
     ) -> None:
         """Join the parts.
 
@@ -87,6 +89,7 @@ class Service:
         self._reader = reader
         self._learner = learner
         self._installed = installed
+        self._canaries = canaries
         self._counts: dict[str, tuple[str, int]] = {}
         self._served = served = Served(model)
         self._chat = Chat(
@@ -161,6 +164,8 @@ class Service:
         """Begin to read what waits to be read, and to delete what has passed its time."""
         self._reader.start()
         self._expiry.start()
+        if self._canaries is not None:
+            self._canaries.start()
 
     async def drain(self) -> None:
         """End all event streams and all answers; what was written of them is stored."""
@@ -171,6 +176,8 @@ class Service:
         """Stop the reader, the engine and the store, in this order."""
         self._expiry.close()
         self._reader.close()
+        if self._canaries is not None:
+            self._canaries.close()
         self._engine.close()
         self.guarding.close()
         self._store.close()

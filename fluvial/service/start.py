@@ -22,6 +22,7 @@ from fluvial.engine.grammar import GrammarCompiler
 from fluvial.engine.spill import Spill
 from fluvial.engine.thread import choose_for, count_usable
 from fluvial.errors import InputError
+from fluvial.gate.canary_set import CanarySet
 from fluvial.guard.policy import ModelProvider
 from fluvial.model import basis
 from fluvial.model.adapter import Adapter
@@ -38,6 +39,8 @@ from fluvial.model.opening import (
 )
 from fluvial.model.outline import OutlinedCheckpoint
 from fluvial.model.registry import Registry
+from fluvial.service.canary import Canaries, open_canaries
+from fluvial.service.canary_asking import Asker
 from fluvial.service.guard_model import EngineWriter, fit_settings
 from fluvial.service.guarding import Guarding, open_guarding
 from fluvial.service.hub import Hub
@@ -93,12 +96,21 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
         undo.callback(learner.close)
         engine = open_engine(checkpoint, name=info.name, settings=settings, on_build=on_build)
         undo.callback(engine.close)
+        canaries = open_canaries(settings, now=time.time())
+        canary_sha256 = None if canaries is None else canaries.sha256
         subjects = digest_loaded(
-            settings, checkpoint=checkpoint, template=engine.template, guard=guarding.sha256
+            settings,
+            checkpoint=checkpoint,
+            template=engine.template,
+            guard=guarding.sha256,
+            canary_sha256=canary_sha256,
         )
         with recording(audit, settings):
             clearance = clear(
-                held, subjects=subjects, adaptation=say_adaptation(settings), clock=clock
+                held,
+                subjects=subjects,
+                adaptation=say_adaptation(settings, canary_sha256=canary_sha256),
+                clock=clock,
             )
         record_accepted(audit, settings, clearance)
         service = _join(
@@ -110,6 +122,7 @@ def open_service(settings: Settings, *, on_build: Progress | None = None) -> Ser
             audit=audit,
             guarding=guarding,
             clearance=clearance,
+            canaries=canaries,
             learner=learner,
             registry=registry,
         )
@@ -273,6 +286,7 @@ def _join(
     audit: AuditLog,
     guarding: Guarding,
     clearance: Clearance,
+    canaries: CanarySet | None,
     learner: LearnerProcess,
     registry: Registry,
 ) -> Service:
@@ -320,4 +334,41 @@ def _join(
         checkpoint=checkpoint,
         score=score,
         measure=learner.measure_drift,
+        canaries=None
+        if canaries is None
+        else _watch(
+            canaries,
+            settings=settings,
+            checkpoint=info.sha256,
+            engine=engine,
+            store=store,
+            history=history,
+            hub=hub,
+            record=record,
+        ),
+    )
+
+
+def _watch(
+    canaries: CanarySet,
+    *,
+    settings: Settings,
+    checkpoint: str,
+    engine: Engine,
+    store: Store,
+    history: History,
+    hub: Hub,
+    record: Record,
+) -> Canaries:
+    closing = threading.Event()
+    return Canaries(
+        canaries,
+        store=store,
+        history=history,
+        hub=hub,
+        record=record,
+        ask=Asker(engine, closing=closing).ask,
+        closing=closing,
+        base=f"{checkpoint} graph {GRAPH_VERSION} {settings.weights} {settings.cache_bits}",
+        checkpoint=checkpoint,
     )
