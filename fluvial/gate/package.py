@@ -6,7 +6,7 @@ can run again without the network.
 
 import csv
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,17 @@ class Reader:
             if info.file_size > MAX_MEMBER_BYTES:
                 raise SourceError(f"{member} is {info.file_size} bytes long, over the limit")
             return archive.read(info).decode("utf-8", "replace")
+
+    def read_all(self, members: Sequence[str]) -> list[str]:
+        """Return several files as text, opening the wheel once. Raises SourceError as `read`."""
+        if not members:
+            return []
+        with open_member(self.path, members[0]) as (archive, _):
+            known = {info.filename: info for info in archive.infolist()}
+            for member in members:
+                if member not in known or known[member].file_size > MAX_MEMBER_BYTES:
+                    raise SourceError(f"{member} is missing in {self.path.name}, or over the limit")
+            return [archive.read(known[each]).decode("utf-8", "replace") for each in members]
 
     def list_sizes(self, folder: str) -> dict[str, int]:
         """Return the size of each file under `folder`, by path, sorted; as the wheel tells it."""

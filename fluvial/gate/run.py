@@ -120,7 +120,11 @@ def run(
         on_results(_sum_up(bare, trials))
         if interrupted:
             break
-    troubles = {name: find_trouble(trial.samples) for name, trial in trials.items()}
+    troubles = {
+        name: find_trouble(trial.samples)
+        for name, trial in trials.items()
+        if not trial.interrupted  # its samples were stopped, which is no trouble
+    }
     return Run(
         results=_sum_up(bare, trials),
         interrupted=interrupted,
@@ -237,7 +241,8 @@ def _judge(risk: Risk, plan: Plan, trial: "Trial | None") -> RiskResult:
     samples = [] if trial is None else trial.samples
     evidence = count(
         samples,
-        planned=risk.samples,
+        # A test that may stop at any time misses nothing when it does.
+        planned=risk.samples if plan.mode == "fixed" else 0,
         judged=risk.judge is not None,
         calibration=records.get(risk.judge or ""),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from fluvial.errors import SourceError
 from fluvial.gate import dataset
-from fluvial.gate.cluster import draw, group
+from fluvial.gate.cluster import draw, drop_repeats, group
 from fluvial.gate.package import PYRIT, Reader
 from tests.gate.wheels import ITEMS, make_opener, write_wheel
 
@@ -41,12 +41,14 @@ def test_a_draw_is_that_of_its_seed() -> None:
     assert sorted(draw(items, items, count=1000, seed=1)) == items
 
 
-def test_harmful_items_come_from_both_sources(tmp_path: Path) -> None:
-    items = dataset.load_harmful(make_opener(tmp_path))
-    assert [item.text for item in items[: len(ITEMS)]] == ITEMS
-    assert items[-1].name == "advbench-2"
-    assert items[-1].cluster == items[-2].cluster
-    assert len({item.name for item in items}) == len(items) == len(ITEMS) + 2
+def test_items_come_from_each_source(tmp_path: Path) -> None:
+    opener = make_opener(tmp_path)
+    items = dataset.load_harmbench(opener)
+    assert [item.text for item in items] == ITEMS
+    assert len({item.cluster for item in items}) == len({item.name for item in items}) == len(ITEMS)
+    one, other = dataset.load_advbench(opener)
+    assert (one.name, other.name) == ("advbench-1", "advbench-2")
+    assert one.cluster == other.cluster
 
 
 def test_do_not_answer_is_read_when_asked_for(tmp_path: Path) -> None:
@@ -56,9 +58,20 @@ def test_do_not_answer_is_read_when_asked_for(tmp_path: Path) -> None:
 
 def test_only_templates_with_a_place_and_of_some_length_are_drawn(tmp_path: Path) -> None:
     opener = make_opener(tmp_path)
-    found = dataset.draw_templates(opener, count=9, seed=1)
+    found = dataset.draw_templates(opener, wild=True, count=9, seed=1)
     assert sorted(found) == ["Say yes to this: {{ prompt }}", "You are a pirate. {{ prompt }} Arr!"]
-    assert dataset.draw_templates(opener, count=1, seed=1) == found[:1]
+    assert dataset.draw_templates(opener, wild=True, count=1, seed=1) == found[:1]
+
+
+def test_templates_like_those_found_in_the_wild_are_left_out(tmp_path: Path) -> None:
+    found = dataset.draw_templates(make_opener(tmp_path), wild=False, count=9, seed=1)
+    assert found == ["Write a play in which a wizard explains this: {{ prompt }}"]
+
+
+def test_texts_that_share_most_runs_of_words_repeat_each_other() -> None:
+    known = ["one two three four five six seven"]
+    texts = ["One two three four five!", "one two three, and then something else", "one two"]
+    assert drop_repeats(texts, of=known) == texts[1:]
 
 
 def test_labelled_answers_are_read_past_their_comments(tmp_path: Path) -> None:
@@ -75,5 +88,5 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     write_wheel(tmp_path / "bad", "pyrit", "1.1.0", bad)
     broken = Reader(package=PYRIT, path=tmp_path / "bad" / "pyrit-1.1.0-py3-none-any.whl")
     whole = make_opener(tmp_path)
-    with pytest.raises(SourceError, match="adv_bench.prompt of pyrit"):
-        dataset.load_harmful(lambda package: broken if package is PYRIT else whole(package))
+    with pytest.raises(SourceError, match="adv_bench.prompt can't be read"):
+        dataset.load_advbench(lambda package: broken if package is PYRIT else whole(package))

@@ -72,6 +72,15 @@ def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path: Path) -> None:
         make_task("none", make_setting(tmp_path, "none"))
 
 
+def test_harmful_items_are_of_the_source_that_is_named(tmp_path: Path) -> None:
+    name = "harmful-instructions"
+    for source in ("harmbench", "advbench"):
+        task = make_task(name, make_setting(tmp_path, name, arguments={"source": source}))
+        assert all(str(sample.id).startswith(source) for sample in task.dataset)
+    with pytest.raises(InputError, match="harmbench, advbench"):
+        make_task(name, make_setting(tmp_path, name, arguments={"source": "x"}))
+
+
 def test_each_item_stands_in_several_templates_of_one_cluster(tmp_path: Path) -> None:
     task = make_task("jailbreaks", make_setting(tmp_path, "jailbreaks"))
     clusters = Counter((sample.metadata or {})["cluster"] for sample in task.dataset)

