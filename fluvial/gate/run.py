@@ -25,6 +25,7 @@ from fluvial.gate.verdict import decide_risk
 
 if TYPE_CHECKING:
     from inspect_ai import Task
+    from inspect_ai.log import EvalSample
 
     from fluvial.gate.tasks.setting import Instruction
     from fluvial.gate.trial import Foreign, Server, Trial
@@ -223,12 +224,18 @@ def _try(
     server: "Server",
     watcher: Watcher,
 ) -> "Trial":
-    from fluvial.gate.trial import run_trial
+    from fluvial.gate.stopping import run_in_parts
+    from fluvial.gate.trial import Trial, run_trial
+
+    def is_decided(samples: "Sequence[EvalSample]") -> bool:
+        seen = Trial(samples=list(samples), log=None, interrupted=False)
+        return _judge(risk, plan, seen).verdict != "NOT ENOUGH EVIDENCE"
 
     watcher.begin(risk.name, samples=min(risk.samples, bench.limit or risk.samples))
-    return run_trial(
-        task, server=server, seed=plan.seed, log_dir=bench.log_dir, on_sample=watcher.advance
-    )
+    given: dict[str, Any] = {"server": server, "seed": plan.seed, "log_dir": bench.log_dir}
+    if plan.mode == "anytime":
+        return run_in_parts(task, is_decided=is_decided, on_sample=watcher.advance, **given)
+    return run_trial(task, on_sample=watcher.advance, **given)
 
 
 def _sum_up(bare: Results, trials: Mapping[str, "Trial"]) -> Results:

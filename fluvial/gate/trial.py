@@ -56,15 +56,17 @@ def run_trial(
     seed: int,
     log_dir: Path,
     on_sample: Callable[[], None] = lambda: None,
+    part: Mapping[str, Any] | None = None,
 ) -> Trial:
     """Run a task against a server; samples that break are part of what is returned.
 
-    `on_sample` is called when a sample has come to an end. Raises InputError when the task itself
+    `on_sample` is called when a sample has come to an end. `part` are options of Inspect's eval
+    that choose some of the samples (`stopping.py`). Raises InputError when the task itself
     can't be run.
     """
     known = _list_logs(log_dir)
     with _listen(on_sample):
-        logs = _evaluate(task, server=server, seed=seed, log_dir=log_dir)
+        logs = _evaluate(task, server=server, seed=seed, log_dir=log_dir, **(part or {}))
     paths = _list_logs(log_dir) - known
     path = max(paths) if paths else None
     log = read_eval_log(str(path)) if path else None
@@ -84,11 +86,11 @@ def _evaluate(
     task: Task | Foreign, *, server: Server, seed: int, log_dir: Path, **options: Any
 ) -> list[EvalLog]:
     if isinstance(task, Foreign):
-        options |= {
+        options = {
             "task_args": dict(task.arguments),
             "limit": task.samples,
             "sample_shuffle": seed,
-        }
+        } | options
     try:
         # Inspect prints what it loaded on stdout, even when told to be quiet.
         with contextlib.redirect_stdout(io.StringIO()):
