@@ -5,6 +5,7 @@ each file; one that differs is built again, so that a damaged cache is never run
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -133,8 +134,18 @@ def _hash_files(folder: Path, files: tuple[str, ...]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for name in files:
         try:
-            with (folder / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[name] = _hash_file(folder / name, (folder / name).stat())
         except OSError:
             hashes[name] = "missing"
     return hashes
+
+
+def _hash_file(path: Path, found: os.stat_result) -> str:
+    """Hash a file once as long as it is the same: a start asks for the same hashes twice."""
+    return _hash_once(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=16)
+def _hash_once(path: Path, _: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
