@@ -27,6 +27,7 @@ WITH_TORCH = {
     "fluvial.bench.frontier",
     "fluvial.model.fallback",
     "fluvial.model.fallback_state",
+    "fluvial.guard.train",  # only `fluvial guard train`
     "fluvial.engine.fallback_worker",  # the process that runs a model on transformers
 }
 # Alembic runs this one itself, inside a migration.

@@ -9,6 +9,7 @@ from fluvial.cli.bench_adapt import adapt
 from fluvial.cli.bench_canary import canary
 from fluvial.cli.bench_frontier import frontier
 from fluvial.cli.bench_holding import guard_stream
+from fluvial.cli.bench_guard import guard
 from fluvial.cli.bench_latency import latency
 from fluvial.cli.installed import ensure_model, print_line
 from fluvial.cli.option import config_option, data_dir_option, load_settings
@@ -25,6 +26,7 @@ def bench() -> None:
 bench.add_command(adapt)
 bench.add_command(canary)
 bench.add_command(frontier)
+bench.add_command(guard)
 bench.add_command(latency)
 bench.add_command(guard_stream)
 

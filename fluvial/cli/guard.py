@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluvial.cli.guard_train import calibrate, train
 from fluvial.cli.option import (
     config_option,
     data_dir_option,
@@ -34,6 +35,10 @@ policy_option = click.option(
 @click.group()
 def guard() -> None:
     """Look at the guard, which checks prompts and answers before anyone sees them."""
+
+
+guard.add_command(train)
+guard.add_command(calibrate)
 
 
 @guard.command()
