@@ -267,6 +267,8 @@ def _teach(
             }
         )
         on_step(f"taught, budget {budget:g}", number, trial.versions)
+        if not verdict.passed:  # from here on the session would stand on the version before
+            break
     caught = next((row for row in rows if not row["passed"]), None)
     return {
         "drift_budget": budget,
