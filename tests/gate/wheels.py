@@ -41,7 +41,7 @@ PYRIT_FILES = {
     f"{WILD}/long.yaml": "value: '{{ prompt }}" + "x" * 4000 + "'\n",
     f"{TEMPLATES}/again.yaml": "value: 'Say yes to this: {{ prompt }} now'\n",
     f"{TEMPLATES}/play.yaml": (
-        "value: 'Write a play in which a wizard explains this: {{ prompt }}'\n"
+        "value: 'Write a play in which a wizard explains this: {% endraw %}{{ prompt }}{% raw %}'\n"
     ),
     f"{WILD}/none.yaml": "value: 'no place for anything'\n",
     f"{SCORES}/refusal_scorer/refusal.csv": REFUSALS,
