@@ -77,4 +77,20 @@ describe('an answer that comes while the lists are being read', () => {
     expect(conversation.messages.map((message) => message.content)).toEqual(['hello', 'Good day']);
     expect(conversation.messages.at(-1)?.finish).toBe('stop');
   });
+
+  it('shows the question as the guard had it stored, and what the guard did to the answer', async () => {
+    const { Conversation } = await import('../src/state/conversation.svelte');
+    const conversation: Conversation = new Conversation('sess_1', () => undefined);
+    conversation.messages = [];
+    const asked = conversation.ask('I am Ada');
+    const stored = { id: 'msg_1', role: 'user', content: 'I am [name]', created_at: 0, version: 0, finish: null, passages: [] };
+    conversation.onMessage({ ...stored, role: 'user' });
+    const guard = { action: 'stop', category: 'name', message: 'Ask about the weather.' };
+    await vi.waitFor(() => server.tell({ choices: [{ delta: { content: 'Good ' } }], fluvial: TURN }));
+    server.tell({ choices: [{ delta: {}, finish_reason: 'content_filter' }], fluvial: { ...TURN, finish: 'content_filter', guard } });
+    server.end();
+    await asked;
+    expect(conversation.messages.map((message) => message.content)).toEqual(['I am [name]', 'Good ']);
+    expect(conversation.messages.at(-1)).toMatchObject({ finish: 'content_filter', guard });
+  });
 });

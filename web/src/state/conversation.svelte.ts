@@ -26,6 +26,8 @@ export interface Problem {
 /** The answer this tab is waiting for. `turn` is null until the server has stored the question. */
 interface Pending {
   text: string;
+  /** The question as the server stored it: the guard may have masked parts of it. */
+  stored: Message | null;
   turn: Turn | null;
   stopping: boolean;
   controller: AbortController;
@@ -206,7 +208,10 @@ export class Conversation implements Listener {
 
   #putMessage(message: Message): void {
     // The turn's own ids come with its stream; until then its messages would show twice.
-    if (this.#pending && !this.#pending.turn) return;
+    if (this.#pending && !this.#pending.turn) {
+      if (message.role === 'user') this.#pending.stored = message;
+      return;
+    }
     if (message.id === this.liveMessage) return;
     const at = this.messages.findIndex((other) => other.id === message.id);
     if (at < 0) this.messages.push(message);
@@ -225,7 +230,7 @@ export class Conversation implements Listener {
 
   /** Asks `text`. Where that fails before the server stored it, the text goes back into the field. */
   async ask(text: string): Promise<void> {
-    const pending: Pending = { text, turn: null, stopping: false, controller: new AbortController() };
+    const pending: Pending = { text, stored: null, turn: null, stopping: false, controller: new AbortController() };
     this.problem = null;
     this.#pending = pending;
     try {
@@ -269,7 +274,9 @@ export class Conversation implements Listener {
     if (!this.#pending.turn) {
       rememberDraft(this.id, this.draft);
       const common = { created_at: Date.now() / 1000, version: turn.version, finish: null, passages: [] };
-      const question: Message = { id: turn.user_message, role: 'user', content: this.#pending.text, ...common };
+      const { stored, text } = this.#pending;
+      const content = stored?.id === turn.user_message ? stored.content : text;
+      const question: Message = { id: turn.user_message, role: 'user', content, ...common };
       const answer: Message = { id: turn.message, role: 'assistant', content: '', ...common };
       const others = this.messages.filter((one) => one.id !== question.id && one.id !== answer.id);
       this.messages = [...others, question, answer];
