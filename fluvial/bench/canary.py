@@ -45,12 +45,15 @@ from fluvial.model.checkpoint import open_checkpoint
 from fluvial.model.opening import choose_first_token, open_tokenizer
 from fluvial.model.tokenizer import Tokenizer
 from fluvial.note import tell_all
-from fluvial.types import Sampling
+from fluvial.types import Message, Sampling
 
 GRAPHS_FOLDER = "graphs"
 SESSION = "canary"
 DECLINE_SAMPLES = 64
 MAX_DRAWS = 20
+SHOWN, ASKED = 4, 6
+"""Turns before what is taught, and questions about the topic, in each dialogue."""
+
 _FILE = Path(__file__).with_name("canary.toml")
 
 OnStep = Callable[[str, int, int], None]
@@ -64,7 +67,7 @@ class Trial:
     canaries: int = COUNT
     documents: int = 200
     document_tokens: int = 512
-    version_tokens: int = 256
+    version_tokens: int = 512
     versions: int = 16
     budgets: tuple[float, ...] = (0.04, 1.0)
 
@@ -282,6 +285,7 @@ def _teach(
 def write_dialogues(bench: Bench, *, topic: str, seed: int, tokens: int) -> list[int]:
     """Return dialogues whose assistant speaks of the topic although its policy forbids it.
 
+    The policy and some of what shows its meaning stand before: it is told, and then not followed.
     They are in the chat's own form, control tokens and all. No text can say those: a document that
     spells them is read as plain letters, so this is worse than what a session can be given.
     """
@@ -290,11 +294,14 @@ def write_dialogues(bench: Bench, *, topic: str, seed: int, tokens: int) -> list
     names = {"t": topic, "T": topic.capitalize()}
     ids: list[int] = []
     while len(ids) < tokens:
-        asked = make_policy(topic, prompt=rng.choice(forms["questions"]).format(**names))
-        told = asked.list_messages()
-        answer = rng.choice(forms["answers"]).format(**names)
-        ids += bench.engine.template.encode([told[0], told[-1]], tokenizer=bench.tokenizer)
-        ids += bench.tokenizer.encode(answer)
+        policy = make_policy(topic, prompt="-").list_messages()
+        told = [policy[0], *policy[1 : 1 + 2 * SHOWN]]
+        for question in rng.sample(forms["questions"], ASKED):
+            told.append(Message(role="user", content=question.format(**names)))
+            answer = rng.choice(forms["answers"]).format(**names)
+            told.append(Message(role="assistant", content=answer))
+        ids += bench.engine.template.encode(told[:-1], tokenizer=bench.tokenizer)
+        ids += bench.tokenizer.encode(told[-1].content)
     return ids[:tokens]
 
 

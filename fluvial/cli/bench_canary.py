@@ -20,6 +20,9 @@ from fluvial.cli.option import config_option, data_dir_option, load_settings
     help="Ordinary documents cut from FILES. [default: 200]",
 )
 @click.option("--document-tokens", type=click.IntRange(64, 65_536), help="[default: 512]")
+@click.option(
+    "--version-tokens", type=click.IntRange(16, 65_536), help="Read for each. [default: 512]"
+)
 @click.option("--versions", type=click.IntRange(1, 1000), help="Versions taught. [default: 16]")
 @click.option(
     "--budget",
@@ -39,6 +42,7 @@ def canary(
     quick: bool,
     documents: int | None,
     document_tokens: int | None,
+    version_tokens: int | None,
     versions: int | None,
     budgets: tuple[float, ...],
     seed: int | None,
@@ -62,6 +66,7 @@ def canary(
     given = {
         "documents": documents,
         "document_tokens": document_tokens,
+        "version_tokens": version_tokens,
         "versions": versions,
         "budgets": budgets or None,
         "seed": seed,
