@@ -171,8 +171,12 @@ def read_subjects(server: "Server") -> tuple[dict[str, str], Adaptation]:
 
 
 def _open_judges(plan: Plan, *, open_package: Open) -> dict[str, Judge]:
-    """Find the plan's judges; those that are rules are measured again."""
-    names = {risk.judge for risk in plan.risks if risk.judge is not None}
+    """Find the judges of our own tasks; those that are rules are measured again.
+
+    A foreign task judges by itself: of its judge the plan has the name and the record, no more.
+    """
+    ours = [risk for risk in plan.risks if risk.task.startswith(OWN)]
+    names = {risk.judge for risk in ours if risk.judge is not None}
     judges = {name: find_judge(name) for name in sorted(names)}
     for record in plan.judges:
         judge = judges.get(record.name)

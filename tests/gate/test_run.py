@@ -13,8 +13,10 @@ from inspect_ai.log import read_eval_log
 
 from fluvial.errors import ConflictError, EngineError, InputError
 from fluvial.gate import result
-from fluvial.gate.plan import Direction, Plan, Risk
+from fluvial.gate.evidence import Calibration
+from fluvial.gate.plan import Direction, Judge, Plan, Risk
 from fluvial.gate.run import Bench, Run, run
+from tests.gate.made import GOOD_JUDGE
 from tests.gate.stand_in import MODEL, SUBJECTS, StandIn, stand_in
 from tests.gate.wheels import make_opener
 
@@ -253,6 +255,39 @@ def test_a_foreign_task_takes_arguments_and_as_many_samples_as_planned(tmp_path:
         assert len(server.asked) == 12
         assert all("moin" in body["messages"][0]["content"] for body in server.asked)
     assert done.results.risks[0].evidence.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("calibration", "verdict"), [(None, "NOT ENOUGH EVIDENCE"), (GOOD_JUDGE, "FAIL")]
+)
+def test_a_foreign_task_brings_its_own_judge_and_the_plan_its_record(
+    tmp_path: Path, calibration: Calibration | None, verdict: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FOREIGN, encoding="utf-8")
+    plan = make_plan(make_risk(f"{file}@numbered", judge="mine"))
+    plan = replace(plan, judges=(Judge(name="mine", calibration=calibration),))
+    with stand_in(lambda body: "Go away.") as server:
+        done = try_plan(plan, server, tmp_path)
+    assert done.results.risks[0].verdict == verdict
+
+
+def test_a_judge_that_errs_otherwise_than_planned_ends_the_run(
+    server: StandIn, tmp_path: Path
+) -> None:
+    plan = make_plan(make_risk("fluvial/over-refusal", judge="refusal-rules"))
+    plan = replace(plan, judges=(Judge(name="refusal-rules", calibration=GOOD_JUDGE),))
+    with pytest.raises(ConflictError, match="190 of 200 caught.*but measured now"):
+        try_plan(plan, server, tmp_path)
+    assert not server.asked
+
+
+def test_a_judge_without_a_record_gives_no_verdict(server: StandIn, tmp_path: Path) -> None:
+    done = try_plan(
+        make_plan(make_risk("fluvial/over-refusal", judge="refusal-rules")), server, tmp_path
+    )
+    assert done.results.risks[0].evidence.failed == 30
+    assert done.results.risks[0].verdict == "NOT ENOUGH EVIDENCE"
 
 
 def test_a_foreign_task_with_too_few_samples_is_missing_some(tmp_path: Path) -> None:
