@@ -4,8 +4,8 @@ All of it works with the server running and without it.
 """
 
 import re
-from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,11 +51,11 @@ def list_entries(
     config_file: Path | None,
 ) -> None:
     """List the last entries, oldest first. JSON: one object a line."""
-    from fluvial.store.audit_check import read_entries
+    from fluvial.store.audit_check import read_back
 
     folder = load_settings(config_file, data_dir=data_dir).data_dir
-    chosen = (each for each in read_entries(folder) if _is_wanted(each, kind, subject))
-    entries = deque(chosen, maxlen=last)
+    chosen = (each for each in read_back(folder) if _is_wanted(each, kind, subject))
+    entries = list(islice(chosen, last))[::-1]
     if as_json:
         for entry in entries:
             click.echo(entry.encode(), nl=False)
@@ -140,7 +140,7 @@ def _write_detail(entry: "Entry") -> str:
     return ", ".join(f"{name} {value}" for name, value in entry.detail.items())
 
 
-def _show_texts(data_dir: Path, entries: "deque[Entry]") -> None:
+def _show_texts(data_dir: Path, entries: "list[Entry]") -> None:
     from fluvial.store.audit_folder import AuditFolder
     from fluvial.store.audit_text import Texts
 

@@ -125,28 +125,24 @@ def read_entries(data_dir: Path) -> Iterator[Entry]:
     for line in read_lines(snapshot):
         if not line.endswith(b"\n"):
             return
-        try:
-            yield Entry.decode(line)
-        except ValueError as error:
-            raise StorageError(
-                f"an entry is damaged ({error}); `fluvial audit verify` says which",
-                code="audit_damaged",
-            ) from None
+        yield _decode(line)
+
+
+def read_back(data_dir: Path) -> Iterator[Entry]:
+    """Yield the entries from the last to the first, a file at a time. Raises as `read_entries`."""
+    folder = AuditFolder(data_dir)
+    with _hold(folder) as snapshot:
+        pass
+    if not snapshot:
+        raise NotFoundError(f"there is no audit log in {folder.path}")
+    for part in reversed(snapshot):
+        for line in reversed([line for line in read_lines([part]) if line.endswith(b"\n")]):
+            yield _decode(line)
 
 
 def find_last(data_dir: Path, kind: str) -> Entry | None:
-    """Return the last entry of a kind that is sound in itself, None where there is none."""
-    mark = f'"kind":"{kind}"'.encode()
-    for path in reversed(AuditFolder(data_dir).list_segments()):
-        with translate_os(f"reading {path.name}"):
-            lines = path.read_bytes().splitlines(keepends=True)
-        for line in reversed(lines):
-            if mark in line:
-                with contextlib.suppress(ValueError):
-                    entry = Entry.decode(line)
-                    if entry.kind == kind:
-                        return entry
-    return None
+    """Return the last entry of a kind, None where there is none. Raises StorageError."""
+    return next((entry for entry in read_back(data_dir) if entry.kind == kind), None)
 
 
 def read_snapshot(data_dir: Path) -> Iterator[bytes]:
@@ -167,6 +163,16 @@ def read_lines(snapshot: list[tuple[Path, int]]) -> Iterator[bytes]:
                     break
                 left_bytes -= len(line)
                 yield line
+
+
+def _decode(line: bytes) -> Entry:
+    try:
+        return Entry.decode(line)
+    except ValueError as error:
+        raise StorageError(
+            f"an entry is damaged ({error}); `fluvial audit verify` says which",
+            code="audit_damaged",
+        ) from None
 
 
 @contextlib.contextmanager

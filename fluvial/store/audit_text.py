@@ -15,6 +15,9 @@ from fluvial.store.fault import translate_os
 from fluvial.store.file import is_id, write_atomically
 
 NO_SESSION = "none"
+GRACE_S = 60.0
+"""A text is kept before its entry is written, by no more than this."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,10 +59,10 @@ class Texts:
                 shutil.rmtree(folder)
 
     def drop_before(self, time_s: float) -> None:
-        """Remove texts older than any entry that is left."""
+        """Remove texts whose entries are gone, the oldest one left being of this time."""
         for path in self._folder.glob("*/*.txt"):
             with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time_s:
+                if path.stat().st_mtime < time_s - GRACE_S:
                     path.unlink()
 
     def _path(self, session: str | None) -> Path:

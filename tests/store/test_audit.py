@@ -14,7 +14,7 @@ import pytest
 
 from fluvial.errors import NotFoundError, StorageError
 from fluvial.store.audit import AuditLog
-from fluvial.store.audit_check import read_entries, verify
+from fluvial.store.audit_check import find_last, read_back, read_entries, verify
 from fluvial.store.audit_entry import MAX_VALUE_CHARS, Entry
 from fluvial.store.audit_folder import AuditFolder, Head
 
@@ -341,3 +341,23 @@ def test_texts_are_kept_only_if_asked_for_and_go_with_their_session(data_dir: Pa
     assert verify(data_dir).problem is None
     everything = b"".join(p.read_bytes() for p in data_dir.rglob("*") if p.is_file())
     assert b"my secret" not in everything
+
+
+def test_reading_from_the_end_gives_the_same_the_other_way_round(data_dir: Path) -> None:
+    log = fill(data_dir, entries=30, segment_bytes=1000)
+    assert list(read_back(data_dir)) == list(read_entries(data_dir))[::-1]
+    found = find_last(data_dir, "test.done")
+    assert found is not None
+    assert found.sha256 == log.head.sha256
+    assert find_last(data_dir, "test.none") is None
+
+
+def test_texts_go_when_the_oldest_entries_do(data_dir: Path) -> None:
+    log = AuditLog.open(data_dir, limit_bytes=3000, segment_bytes=1000, keep_texts=True)
+    for number in range(40):
+        detail = log.describe(f"text {number}")
+        log.append("test.done", actor="ann", subject="x", detail=detail)
+    kept = {path.stem for path in (data_dir / "audit" / "texts").glob("*/*.txt")}
+    told = {entry.detail.get("text_hmac") for entry in read_entries(data_dir)} - {None}
+    assert len(kept) < 20
+    assert told - kept == set()
