@@ -3,8 +3,9 @@
     data_dir/canaries/set.json      the seed, and how far the rotation is; for the owner alone
     data_dir/canaries/base.json     which canaries which base passes, by their digests
 
-Every draw follows from the seed: `sha256` names the seed, the forms, the operator's own canaries
-and how they rotate, and so all that will ever be asked. A release states it, and the set rotates.
+`sha256` names what is drawn from, and the rules: the forms, the operator's own canaries, how many,
+how they rotate, what a version may fail. A release states it, for every server that has the same.
+Each folder draws for itself, from its own secret seed; `draw_sha256` names what was drawn.
 """
 
 import hashlib
@@ -18,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from fluvial.errors import InputError, StorageError
-from fluvial.gate.canary import KINDS, Ask, Canary, share_out
+from fluvial.gate.canary import (
+    ALPHA,
+    ANSWER_TOKENS,
+    KINDS,
+    TOLERATED,
+    Ask,
+    Canary,
+    share_out,
+)
 from fluvial.gate.canary_pool import draw, invent_topic, load_pool
 from fluvial.gate.digest import hash_json
 from fluvial.gate.document import read_bytes
@@ -76,11 +85,18 @@ class CanarySet:
 
     @property
     def sha256(self) -> str:
-        """What a release states: a digest of all that decides which canaries are asked, ever."""
+        """What a release states: a digest of what is drawn from, and by which rules."""
         pool = hash_json(load_pool())
         own = [canary.sha256 for canary in self._operator]
-        rules = [self._count, self._rotation.runs, self._rotation.days]
-        return hash_json(["canaries", self._state.seed, pool, own, rules])
+        drawing = [self._count, self._rotation.runs, self._rotation.days]
+        judging = [ANSWER_TOKENS, TOLERATED, ALPHA]
+        return hash_json(["canaries", pool, own, drawing, judging])
+
+    @property
+    def draw_sha256(self) -> str:
+        """What is on record of each check: it names the draw, and tells nothing of it."""
+        with self._lock:
+            return hash_json(["draw", self._state.seed, self._state.turn, self.sha256])
 
     @property
     def turn(self) -> int:

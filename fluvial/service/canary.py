@@ -134,11 +134,11 @@ class Canaries:
             "counted": verdict.counted,
             "failed": verdict.failed,
             "turn": self._set.turn,
-            "canaries": self._set.sha256,
+            "canaries": self._set.draw_sha256,
             "seconds": round(time.monotonic() - begun_s, 2),
         }
         if verdict.passed:
-            self._store.checks.note_passed(session, version, canaries=self._set.sha256)
+            self._store.checks.note_passed(session, version, canaries=self._set.draw_sha256)
             self._record.note_own("canary.passed", session.id, **detail)
         else:
             self._go_back(session, version, verdict, detail)
@@ -157,7 +157,7 @@ class Canaries:
             version,
             counted=verdict.counted,
             failed=verdict.failed,
-            canaries=self._set.sha256,
+            canaries=self._set.draw_sha256,
         )
         back = now.version if now.version != version.number else None
         self._record.note_own("canary.failed", session.id, **detail, in_force=now.version)

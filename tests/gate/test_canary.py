@@ -101,7 +101,8 @@ def test_two_folders_draw_different_canaries(tmp_path: Path) -> None:
     one, other = (open_set(tmp_path / name) for name in "ab")
     systems = [{each.system for each in s.choose(Base(), base="b")} - {""} for s in (one, other)]
     assert not systems[0] & systems[1]
-    assert one.sha256 != other.sha256
+    assert one.draw_sha256 != other.draw_sha256
+    assert one.sha256 == other.sha256, "a release is for any server that draws by the same rules"
 
 
 def test_only_what_the_base_passes_counts_and_it_is_asked_once(tmp_path: Path) -> None:
@@ -127,8 +128,10 @@ def test_the_set_survives_a_restart_and_rotates_a_share_at_a_time(tmp_path: Path
     rotation = Rotation(runs=3, days=0)
     canaries = open_set(tmp_path, rotation=rotation)
     name, first = canaries.sha256, canaries.choose(Base(), base="b")
+    draws = {canaries.draw_sha256}
     assert [canaries.note_run(now=1.0) for _ in range(3)] == [False, False, True]
     canaries = open_set(tmp_path, rotation=rotation)  # after a restart
+    draws.add(canaries.draw_sha256)
     second = canaries.choose(Base(), base="b")
     kept = len({each.sha256 for each in first} & {each.sha256 for each in second})
     assert 20 - 20 // SHARES - 4 <= kept < 20
@@ -138,6 +141,7 @@ def test_the_set_survives_a_restart_and_rotates_a_share_at_a_time(tmp_path: Path
     policies = [{each.system for each in some} - {""} for some in (first, last)]
     assert not policies[0] & policies[1], "after all shares have turned, no topic is left"
     assert canaries.sha256 == name, "a release goes on to name it"
+    assert len({*draws, canaries.draw_sha256}) == 3
 
 
 def test_days_rotate_too(tmp_path: Path) -> None:
