@@ -3,13 +3,18 @@
 Keys are never in the log: it has keyed digests of them, so that a change of key shows.
 """
 
+import logging
+
 from fluvial.config import Settings
+from fluvial.errors import StorageError
 from fluvial.service.protocol import Audit
 from fluvial.service.record import SYSTEM, Record
 from fluvial.store.audit_check import find_last
 from fluvial.types import ModelInfo
 
 STARTED, STOPPED = "server.started", "server.stopped"
+
+log = logging.getLogger(__name__)
 
 
 def record_start(audit: Audit, settings: Settings, *, model: ModelInfo) -> None:
@@ -19,8 +24,7 @@ def record_start(audit: Audit, settings: Settings, *, model: ModelInfo) -> None:
     """
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     digest = None if key is None else audit.digest(key)
-    before = find_last(settings.data_dir, STARTED)
-    known = None if before is None else before.detail.get("key_hmac")
+    known = _find_key(settings)
     detail = {
         "weights": model.sha256,
         "host": settings.host,
@@ -40,3 +44,13 @@ def record_start(audit: Audit, settings: Settings, *, model: ModelInfo) -> None:
 def record_stop(record: Record, *, model: str) -> None:
     """Record that a server ended as it should; never raises."""
     record.note_own(STOPPED, model)
+
+
+def _find_key(settings: Settings) -> object:
+    """Return the digest of the key at the start before; None where there was none."""
+    try:
+        before = find_last(settings.data_dir, STARTED)
+    except StorageError as error:  # `fluvial audit verify` says it for good; people need answers
+        log.error("the audit log: %s", error)
+        return None
+    return None if before is None else before.detail.get("key_hmac")

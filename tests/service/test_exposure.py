@@ -6,7 +6,8 @@ from typing import Any
 from fluvial.config import load
 from fluvial.service.exposure import record_start
 from fluvial.store.audit import AuditLog
-from fluvial.store.audit_check import read_entries
+from fluvial.store.audit_check import read_entries, verify
+from fluvial.store.audit_folder import AuditFolder
 from fluvial.testing import MODEL
 
 KEY, OTHER = "correct horse battery", "staple staple staple"
@@ -48,3 +49,14 @@ def test_the_settings_of_exposure_are_told(tmp_path: Path) -> None:
         "audit_texts": True,
         "key_hmac": None,
     }
+
+
+def test_a_log_with_a_damaged_entry_is_gone_on_with(tmp_path: Path) -> None:
+    start(tmp_path, api_key=KEY)
+    AuditLog.open(tmp_path).append("test.done", actor="ann", subject="x", detail={})
+    (path,) = AuditFolder(tmp_path).list_segments()
+    path.write_bytes(path.read_bytes().replace(b'"key.set"', b'"key.sat"'))
+    start(tmp_path, api_key=KEY)
+    found = verify(tmp_path)
+    assert (found.broken, found.problem is not None) == (3, True)
+    assert path.read_bytes().count(b'"server.started"') == 2
