@@ -1,7 +1,8 @@
 """What the classifier learns from and is reported on: sources in wheels, and our own phrases.
 
 `data/source.toml` names every source, its package and its role; `data/phrase_*.toml` are our own
-words. Texts that say nearly the same as one of an unseen source are not learnt from.
+words, `data/unseen_zh.toml` our own for the report. Texts that say nearly what one of an unseen
+source says are not learnt from.
 """
 
 import csv
@@ -71,6 +72,8 @@ def read_corpus(open_package: Open, *, role: Role | None = None) -> list[Text]:
     texts = [text for source in sources for text in _read_source(source, open_package)]
     if role != "unseen":
         texts += write_phrases()
+    if role != "learn":
+        texts += read_unseen_chinese()
     return drop_repeats(texts)
 
 
@@ -90,6 +93,24 @@ def write_phrases(*, seed: int = 0) -> list[Text]:
                 made = _put(act, chance.sample(forms, FORMS_OF["harmful"]), "own-harmful")
                 found += [replace(each, label=1, category=category) for each in made]
     return found
+
+
+def read_unseen_chinese() -> list[Text]:
+    """Return our own Chinese texts for the report, which nothing learns from."""
+    table: dict[str, list[str]] = _load("unseen_zh.toml")
+    groups = {"benign": "ordinary", "look_alikes": "look-alikes"}
+    return [
+        Text(
+            text=text,
+            label=int(name not in groups),
+            kind="prompt",
+            source=f"own-chinese-{name.replace('_', '-')}",
+            role="unseen",
+            group=groups.get(name, ""),
+        )
+        for name, texts in table.items()
+        for text in texts
+    ]
 
 
 def drop_repeats(texts: Sequence[Text]) -> list[Text]:
