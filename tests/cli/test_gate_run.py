@@ -15,6 +15,7 @@ from fluvial.gate.ledger import Ledger, find_ledger
 from fluvial.model.catalogue import Entry
 from fluvial.model.registry import Registry
 from tests.gate.stand_in import MODEL, StandIn, stand_in
+from tests.gate.wheels import make_opener
 
 Capture = pytest.CaptureFixture[str]
 TEMPLATE = """
@@ -139,6 +140,21 @@ def test_samples_that_broke_are_told_of(plan: Path, capsys: Capture) -> None:
     with stand_in(lambda body: (500, {"error": {"message": "out of luck"}})) as server:
         assert run_plan(plan, "--url", server.url) == 0
     assert "sums: 12 samples broke, most often: " in capsys.readouterr().out
+
+
+def test_judges_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    opener = make_opener(tmp_path / "wheels")
+    monkeypatch.setattr("fluvial.gate.package.open_package", lambda package, **_: opener(package))
+    assert run(["gate", "calibrate-judge"]) == 0
+    assert "compliance-rules" in capsys.readouterr().out
+    assert run(["gate", "calibrate-judge", "refusal-rules", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    counts = record["calibration"]
+    assert counts["caught"] == counts["positives"]
+    assert counts["positives"] + counts["negatives"] > 0
+    assert run(["gate", "calibrate-judge", "nobody"]) == 1
 
 
 def test_no_plan_is_wrong_usage(tmp_path: Path) -> None:
