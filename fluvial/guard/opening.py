@@ -61,4 +61,14 @@ def _open_patterns(policy: Policy) -> Check:
     return cast("Check", check)
 
 
-_MAKERS: dict[str, Maker] = {"words": _open_words, "patterns": _open_patterns}
+def _open_classifier(policy: Policy) -> Check:
+    from fluvial.guard.classifier import ClassifierCheck
+
+    return ClassifierCheck.load()
+
+
+_MAKERS: dict[str, Maker] = {
+    "words": _open_words,
+    "patterns": _open_patterns,
+    "classifier": _open_classifier,
+}
