@@ -1,5 +1,6 @@
 """From settings to a guard: the policy, and the checks that it uses."""
 
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -62,6 +63,12 @@ def _open_patterns(policy: Policy) -> Check:
 
 
 def _open_classifier(policy: Policy) -> Check:
+    return _load_classifier()
+
+
+@functools.cache
+def _load_classifier() -> Check:
+    """Open the weights once: they never change, and any number of guards may use them."""
     from fluvial.guard.classifier import ClassifierCheck
 
     return ClassifierCheck.load()
