@@ -17,6 +17,13 @@ const NOTES: [Note, string, string][] = [
   [{ code: 'imported', format: 'gguf' }, 'imported from GGUF', '从 GGUF 文件导入'],
   [{ code: 'imported', format: 'later' }, 'imported from later', '从 later 文件导入'],
   [{ code: 'adopted', name: 'rivers' }, 'adopted from “rivers”', '采用自“rivers”'],
+  [
+    { code: 'canary_failed', failed: 5, counted: 20, back_to: 3 },
+    'failed 5 of 20 hidden test questions that the base model passes; version 3 is in force again, and learning is frozen',
+    '基础模型答对的 20 道隐藏测试题中，有 5 道答错；已恢复版本 3，并冻结学习',
+  ],
+  [{ code: 'canary_failed', failed: 5, counted: 20, back_to: 0 }, 'the base model is in force again', '已恢复基础模型'],
+  [{ code: 'canary_failed', failed: 5, counted: 20, back_to: null }, 'that the base model passes', '有 5 道答错'],
   [{ code: 'old_drift', change: 0.00123 }, 'weights had changed by 0.0012', '权重的变化为 0.0012'],
   [{ code: 'parent_deleted' }, 'its parent was deleted', '上一版本已被删除'],
   [{ code: 'plain', text: 'old words' }, 'old words', 'old words'],

@@ -344,6 +344,7 @@ export const en = {
     unmeasured: 'its drift was not measured',
     imported: (format: string) => `imported from ${format}`,
     adopted: (name: string) => `adopted from “${name}”`,
+    told: (n: number, notes: string) => `Version ${n}: ${notes}.`,
     canaryFailed: (failed: number, counted: number, back: number | null) => {
       const found = `failed ${failed} of ${counted} hidden test questions that the base model passes`;
       if (back === null) return found;

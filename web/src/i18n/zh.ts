@@ -342,6 +342,7 @@ export const zh: Texts = {
     unmeasured: '未测量偏移',
     imported: (format) => `从 ${format} 文件导入`,
     adopted: (name) => `采用自“${name}”`,
+    told: (n, notes) => `版本 ${n}：${notes}。`,
     canaryFailed: (failed, counted, back) => {
       const found = `基础模型答对的 ${counted} 道隐藏测试题中，有 ${failed} 道答错`;
       if (back === null) return found;

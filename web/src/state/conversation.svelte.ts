@@ -9,7 +9,9 @@ import { explain } from './explain';
 import { health } from './health.svelte';
 import { Learning } from './learning.svelte';
 import { list } from './list.svelte';
+import { tellNotes } from '../text/note';
 import { t } from './preference.svelte';
+import { toasts } from './toast.svelte';
 import { Uploads } from './upload.svelte';
 
 const TITLE_CHARACTERS = 60;
@@ -171,6 +173,7 @@ export class Conversation implements Listener {
   #takeVersion(version: Version): void {
     const { learning } = this;
     learning.putVersion(version);
+    if (version.notes.some((note) => note.code === 'canary_failed')) toasts.show(t().note.told(version.number, tellNotes(version)));
     if (this.id && learning.limitBytes && learning.usedBytes > learning.limitBytes)
       learning.reloadVersions(this.id).catch(() => undefined);
   }
