@@ -21,6 +21,7 @@ from fluvial.types import Delta, GuardNote, Message, StoredMessage, Tool, Usage
 CHECK_THREADS = 8
 """More than cores: a check may wait for another machine."""
 CONTEXT_CHARS = 4000
+TIMEOUT_CHARS = 4000
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,7 +69,10 @@ class Guarding:
         if guard is None:
             return Decision(action="allow", messages=tuple(messages))
         beside = "\n".join(f"{each.name} {each.description} {each.parameters}" for each in tools)
-        decision = await self.run(lambda: guard.check_prompt(messages, new=new, beside=beside))
+        chars = len(beside) + sum(len(each.content) for each in messages)
+        decision = await self.run(
+            lambda: guard.check_prompt(messages, new=new, beside=beside), chars=chars
+        )
         if decision.action != "allow":
             text = "\n".join(each.content for each in messages[-(new or len(messages)) :])
             await asyncio.to_thread(
@@ -117,9 +121,13 @@ class Guarding:
             record=record,
         )
 
-    async def run(self, check: Callable[[], T]) -> T:
-        """Run a check in a thread of the guard's. Raises GuardError when it takes too long."""
+    async def run(self, check: Callable[[], T], *, chars: int = 0) -> T:
+        """Run a check in a thread of the guard's. Raises GuardError when it takes too long.
+
+        A text of `chars` may take the policy's timeout for each `TIMEOUT_CHARS` begun.
+        """
         timeout_ms = self.guard.policy.hold.timeout_ms if self.guard is not None else 0
+        timeout_ms *= 1 + chars // TIMEOUT_CHARS
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_ms / 1000):
