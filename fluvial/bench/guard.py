@@ -19,6 +19,8 @@ from fluvial.guard.classifier import ClassifierCheck
 from fluvial.guard.corpus import Text
 
 THRESHOLD = 0.5
+TRICK_TEXTS = 150
+"""So many prompts that are caught plainly are tried under each trick, drawn evenly."""
 STAGES_PCT = (20, 50, 100)
 """Of how much of a text the report gives rates."""
 
@@ -173,6 +175,7 @@ def report_tricks(
     """Return, for each trick, how many of the prompts that are caught plainly get through."""
     plain = measure([(each.text, each.kind) for each in texts], check, report=report).scores
     caught = [each.text for each, score in zip(texts, plain, strict=True) if score >= THRESHOLD]
+    caught = caught[:: max(1, len(caught) // TRICK_TEXTS)][:TRICK_TEXTS]
     found: dict[str, Any] = {}
     for name, change in TRICKS.items():
         scores = [max(check.score(change(text), kind="prompt").values()) for text in caught]
