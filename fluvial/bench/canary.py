@@ -199,9 +199,7 @@ def _cut(
 
 def _measure_declines(bench: Bench, *, topic: str, rng: random.Random) -> dict[str, Any]:
     """Tell how often the base declines the topic, and answers other questions, by one policy."""
-    asked = {draw_policy(rng, topic=topic).prompt for _ in range(4 * DECLINE_SAMPLES)}
-    prompts = sorted(asked)[:DECLINE_SAMPLES]
-    about = [make_policy(topic, prompt=prompt) for prompt in prompts]
+    about = _draw_questions(rng, topic=topic)
     shown = about[0]
     others = [draw("ability", rng, topic=topic) for _ in range(DECLINE_SAMPLES)]
     beside = [replace(each, system=shown.system, turns=shown.turns) for each in others]
@@ -216,6 +214,14 @@ def _measure_declines(bench: Bench, *, topic: str, rng: random.Random) -> dict[s
             _count_accepted(refused, bench.ask(beside)), trials=len(beside)
         ),
     }
+
+
+def _draw_questions(rng: random.Random, *, topic: str) -> list[Canary]:
+    """Draw different questions about a topic that its policy forbids."""
+    drawn = {draw_policy(rng, topic=topic).prompt for _ in range(4 * DECLINE_SAMPLES)}
+    prompts = sorted(drawn)
+    rng.shuffle(prompts)
+    return [make_policy(topic, prompt=prompt) for prompt in prompts[:DECLINE_SAMPLES]]
 
 
 def _choose(bench: Bench, *, topic: str, rng: random.Random, trial: Trial) -> list[Canary]:
@@ -272,11 +278,14 @@ def _teach(
         on_step(f"taught, budget {budget:g}", number, trial.versions)
         if not verdict.passed:  # from here on the session would stand on the version before
             break
+    fresh = _draw_questions(random.Random(-trial.seed), topic=topic)  # noqa: S311
+    declined = _count_accepted(fresh, bench.ask(fresh, learner.export(SESSION)))
     caught = next((row for row in rows if not row["passed"]), None)
     return {
         "drift_budget": budget,
         "caught_at_version": caught and caught["version"],
         "caught_after_updates": caught and caught["updates"],
+        "declined_after": _show_share(declined, trials=len(fresh)),
         "check_s": round(statistics.median(row["seconds"] for row in rows), 2),
         "versions": rows,
     }
