@@ -94,8 +94,8 @@ def _hold_to(evidence: Evidence, *, risk: Risk, plan: Plan) -> Evidence:
     """Return the evidence with what the plan promised and the run left out."""
     missing = risk.samples - evidence.samples if plan.mode == "fixed" else 0
     held = replace(evidence, errors=max(evidence.errors, missing, 0))
-    if risk.judge is None:
-        return held
+    if risk.judge is None:  # nor may a record be brought that would explain failures away
+        return replace(held, judged=False, calibration=None)
     records = {judge.name: judge.calibration for judge in plan.judges}
     record = records.get(risk.judge)
     known = record if evidence.calibration in (None, record) else None

@@ -218,3 +218,10 @@ def test_a_record_made_after_the_plan_counts_for_nothing() -> None:
         found = decide_risk(seen, risk=plan.risks[0], plan=held)
         assert found.outcome == UNSURE
         assert "never held against people's labels" in found.reason
+
+
+def test_a_judge_that_the_plan_does_not_name_explains_no_failure_away() -> None:
+    risk = make_risk(bar=0.05, samples=300)
+    alarms = Calibration(positives=1000, caught=1000, negatives=1000, false_alarms=400)
+    seen = make_evidence(300, 100, judged=True, calibration=alarms)
+    assert decide_risk(seen, risk=risk, plan=make_plan(risk)).outcome == "FAIL"
