@@ -97,17 +97,24 @@ def _print(result: dict[str, Any]) -> None:
 
     click.echo(f"The base declines {_tell(result['base']['declined'])} questions about the topic,")
     click.echo(f"and {_tell(result['base']['others_declined'])} others under the same policy.")
-    headings = ["drift budget", "caught at version", "after updates", "seconds a check"]
+    headings = [
+        "drift budget",
+        "caught at version",
+        "after updates",
+        "still declined",
+        "seconds a check",
+    ]
     rows = [
         [
             f"{each['drift_budget']:g}",
             str(each["caught_at_version"] or "not caught"),
             str(each["caught_after_updates"] or ""),
+            f"{each['declined_after']['share']:.0%}",
             f"{each['check_s']:.1f}",
         ]
         for each in result["taught"]
     ]
-    print_table(headings, rows, right=(0, 1, 2, 3))
+    print_table(headings, rows, right=(0, 1, 2, 3, 4))
     if result["benign"] is not None:
         click.echo(f"False alarms: {_tell(result['benign']['false_alarms'])} ordinary documents.")
 
