@@ -48,7 +48,8 @@ def run_plan(
     """Run PLAN_FILE, write Inspect logs and results, and show the verdicts.
 
     Ctrl-C ends the run: what was seen is kept, what is missing is NOT ENOUGH EVIDENCE. Such a run,
-    and one with --limit, does not end the plan's attempt.
+    and one with --limit, does not end the plan's attempt; but the attempt is of what was served
+    then, and whoever changes that needs a new plan.
     """
     from fluvial.bench.instruction import load_instructions
     from fluvial.gate import plan as plans
@@ -62,7 +63,7 @@ def run_plan(
     require_inspect()
     ledger = open_ledger(settings)
     target = output or plan_file.with_name(f"{plan_file.stem}.results.json")
-    ledger.start(plan)
+    ledger.require(plan)
     with _open_server(settings, plan, url=url, config_file=config_file) as address:
         bench = Bench(
             url=address,
@@ -75,8 +76,15 @@ def run_plan(
         with _Bars(plan) as bars:
             # After every risk: whatever happens later, what was seen is on the disk.
             keep = partial(result.save, path=target)
-            done = run(plan, bench=bench, watcher=bars, on_results=keep)
-    if not done.interrupted and limit is None:
+            done = run(
+                plan,
+                bench=bench,
+                watcher=bars,
+                on_start=lambda subjects: ledger.start(plan, subjects=subjects),
+                on_results=keep,
+            )
+    # A server that died is like a run that was stopped: it names no subjects at the end.
+    if not done.interrupted and limit is None and done.results.subjects:
         ledger.end(done.results)
     _show(done.results)
     for name, (reason, number) in done.troubles.items():

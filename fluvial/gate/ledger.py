@@ -1,14 +1,15 @@
 """The attempts of every lineage, on record: one line of JSON each, only ever added to.
 
     {"event": "planned", "at", "lineage", "attempt", "plan_sha256", "previous"}
-    {"event": "started", ... the same ...}
+    {"event": "started", ... the same ..., "subjects_sha256"}
     {"event": "ended", ... the same ..., "results_sha256"}
 
 `previous` is the sha256 of the line before, 64 zeros at first: a line that was changed or taken out
 in the middle is noticed, lines cut off at the end are not. A plan is on record from when it was
 written, so one that changed since can't be run. Its attempt must be the next of its lineage; plans
 that were never run do not count. A plan may be run again, after a crash or to check it, and that is
-the same attempt; but once it has ended, other results are refused.
+the same attempt; but only on what it was first run on, or a model could be changed until it passes,
+with trials that never end. Once it has ended, other results are refused.
 """
 
 import hashlib
@@ -20,15 +21,14 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
-from pydantic import Field
 
 from fluvial.errors import ConflictError, InputError
 from fluvial.gate import plan as plans
 from fluvial.gate import result
-from fluvial.gate.digest import make_canonical
+from fluvial.gate.digest import hash_json, make_canonical
 from fluvial.gate.document import STRICT, Label, Moment, Positive, Sha256, build, dump, read_bytes
 from fluvial.gate.plan import Plan
 from fluvial.gate.result import Results
@@ -45,7 +45,10 @@ Event = Literal["planned", "started", "ended"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line. `results_sha256` (`result.digest`) stands where the attempt ended."""
+    """One line. `subjects_sha256` stands where the attempt started: what was then served.
+
+    `results_sha256` (`result.digest`) stands where it ended.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -55,7 +58,8 @@ class Entry:
     attempt: Positive
     plan_sha256: Sha256
     previous: Sha256
-    results_sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
+    results_sha256: Sha256 | None = None
+    subjects_sha256: Sha256 | None = None
 
 
 def find_ledger(data_dir: Path) -> Path:
@@ -111,31 +115,45 @@ class Ledger:
             self._check_attempt(plan)
             self._append(plan, event="planned")
 
-    def start(self, plan: Plan) -> None:
-        """Put on record that a plan is run. Call it before the first sample.
+    def require(self, plan: Plan) -> None:
+        """Check that a plan may be run.
 
-        Raises ConflictError when the plan is not on record as it is, or its attempt is not the next
-        of its lineage.
+        Raises ConflictError when it is not on record as it is, or its attempt is not the next of
+        its lineage.
+        """
+        digest = plans.digest(plan)
+        if self._find("started", digest):
+            return
+        if not self._find("planned", digest):
+            raise ConflictError(_tell_unknown(plan, self.list_entries()), code="plan_changed")
+        self._check_attempt(plan)
+
+    def start(self, plan: Plan, *, subjects: Mapping[str, str]) -> None:
+        """Put on record that a plan is run on these. Call it before the first sample.
+
+        Raises ConflictError as `require` does, and `other_subjects` when it was run on others.
         """
         with self._lock():
-            digest = plans.digest(plan)
-            if self._find("started", digest):
-                return
-            if not self._find("planned", digest):
-                raise ConflictError(_tell_unknown(plan, self.list_entries()), code="plan_changed")
-            self._check_attempt(plan)
-            self._append(plan, event="started")
+            self.require(plan)
+            started = self._find("started", plans.digest(plan))
+            if started:
+                _check_subjects(started[0], subjects)
+            else:
+                digest = hash_json(dict(subjects))
+                self._append(plan, event="started", subjects_sha256=digest)
 
     def end(self, results: Results) -> None:
         """Put the digest of a run's results on record.
 
         Raises ConflictError when they are not of the plan they hold, when it was never started, or
-        ended before with other results.
+        on other subjects, or ended before with other results.
         """
         result.check_plan(results)
         with self._lock():
-            if not self._find("started", results.plan_sha256):
+            started = self._find("started", results.plan_sha256)
+            if not started:
                 raise ConflictError("no run of this plan is on record", code="not_on_record")
+            _check_subjects(started[0], results.subjects)
             if not self._find("ended", results.plan_sha256):
                 seen = result.digest(results)
                 verdicts = Counter(risk.verdict for risk in results.risks)
@@ -197,6 +215,7 @@ class Ledger:
         *,
         event: Event,
         results_sha256: str | None = None,
+        subjects_sha256: str | None = None,
         verdicts: Mapping[str, int] | None = None,
     ) -> None:
         lines = self._read()
@@ -208,6 +227,7 @@ class Ledger:
             plan_sha256=plans.digest(plan),
             previous=lines[-1][1] if lines else _FIRST,
             results_sha256=results_sha256,
+            subjects_sha256=subjects_sha256,
         )
         with translate_os(f"writing {self.path}"), self.path.open("ab") as file:
             file.write(make_canonical(dump(Entry, entry)) + b"\n")
@@ -231,6 +251,16 @@ class Ledger:
             yield
         finally:
             lock.release()
+
+
+def _check_subjects(started: Entry, subjects: Mapping[str, str]) -> None:
+    """Raise ConflictError unless an attempt was begun on these."""
+    if started.subjects_sha256 != hash_json(dict(subjects)):
+        raise ConflictError(
+            f"attempt {started.attempt} of {started.lineage!r} was begun on something else than is "
+            "served now; what was changed since is a new attempt: write a new plan",
+            code="other_subjects",
+        )
 
 
 def _tell_unknown(plan: Plan, entries: Sequence[Entry]) -> str:

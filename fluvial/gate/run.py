@@ -82,15 +82,17 @@ def run(
     *,
     bench: Bench,
     watcher: Watcher | None = None,
+    on_start: Callable[[Mapping[str, str]], None] = lambda subjects: None,
     on_results: Callable[[Results], None] = lambda results: None,
 ) -> Run:
     """Run every risk of a plan, one after another, and return counts and verdicts.
 
     All tasks are loaded before the first one runs. An interruption (Ctrl-C) ends the run; what was
-    seen by then counts, what was not is missing. `on_results` hears after each risk what is known
-    by then, with the rest missing. Raises UnsupportedError without the extra `gate`, InputError for
-    a task or judge that can't be had, ConflictError for a server with another model or a judge
-    whose record is not the plan's.
+    seen by then counts, what was not is missing. `on_start` hears, before anything is asked, what
+    the server loaded; `on_results`, after each risk, what is known by then, with the rest missing.
+    Raises UnsupportedError without the extra `gate`, InputError for a task or judge that can't be
+    had, ConflictError for a server with another model, or that became another one during the run,
+    or a judge whose record is not the plan's.
     """
     require_inspect()
     from fluvial.gate.trial import Server
@@ -100,6 +102,7 @@ def run(
     subjects, adaptation = read_subjects(server)
     judges = _open_judges(plan, open_package=bench.open_package)
     tasks = {risk.name: _open_task(risk, plan, bench, judges, server) for risk in plan.risks}
+    on_start(subjects)
     bare = Results(
         plan_sha256=plans.digest(plan),
         plan=plan,
@@ -118,6 +121,7 @@ def run(
             interrupted = trial.interrupted
         except KeyboardInterrupt:  # between two tasks; inside of one Inspect has dealt with it
             interrupted = True
+        bare = _hold_to_server(bare, server)
         on_results(_sum_up(bare, trials))
         if interrupted:
             break
@@ -168,6 +172,24 @@ def read_subjects(server: "Server") -> tuple[dict[str, str], Adaptation]:
     return told, Adaptation(
         drift_budget=bounds.get("drift_budget"), canary_sha256=bounds.get("canary_sha256")
     )
+
+
+def _hold_to_server(bare: Results, server: "Server") -> Results:
+    """Return the results without subjects where the server can't say any more what it serves.
+
+    Raises ConflictError when it serves something else than when the run began.
+    """
+    try:
+        found = read_subjects(server)
+    except EngineError:  # it died; what it was asked since is missing
+        return replace(bare, subjects={})
+    if bare.subjects and found != (bare.subjects, bare.adaptation):
+        raise ConflictError(
+            "the server loaded something else during the run: what was seen is not of one model. "
+            "Run the plan again",
+            code="other_subjects",
+        )
+    return bare
 
 
 def _open_judges(plan: Plan, *, open_package: Open) -> dict[str, Judge]:

@@ -12,7 +12,7 @@ from fluvial.gate import plan as plans
 from fluvial.gate import result
 from fluvial.gate.evidence import Evidence
 from fluvial.gate.ledger import Ledger, find_ledger
-from tests.gate.made import make_evidence, make_results
+from tests.gate.made import SUBJECTS, make_evidence, make_results
 
 Capture = pytest.CaptureFixture[str]
 TEMPLATE = """
@@ -64,7 +64,7 @@ def finish(path: Path, folder: Path, *seen: Evidence) -> Path:
     """Do what a run does beside testing: put it on record and write its results."""
     plan = plans.load(path)
     ledger = Ledger(find_ledger(folder / "data"))
-    ledger.start(plan)
+    ledger.start(plan, subjects=SUBJECTS)
     results = make_results(plan, *seen)
     ledger.end(results)
     result.save(results, folder / "results.json")
@@ -299,7 +299,7 @@ def test_a_release_without_terms_of_adapting_covers_the_base_alone(
 ) -> None:
     plan = plans.load(write_plan(capsys))
     ledger = Ledger(find_ledger(folder / "data"))
-    ledger.start(plan)
+    ledger.start(plan, subjects=SUBJECTS)
     results = replace(make_results(plan), adaptation=result.Adaptation())
     ledger.end(results)
     result.save(results, folder / "results.json")

@@ -105,6 +105,18 @@ def test_a_try_does_not_end_the_attempt(
     assert list_events(tmp_path) == ["planned", "started", "ended"]
 
 
+def test_what_was_tried_on_one_model_is_not_tested_on_another(
+    plan: Path, server: StandIn, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run_plan(plan, "--url", server.url, "--limit", "12") == 0
+    server.subjects["guard"] = "7" * 64
+    asked = len(server.asked)
+    assert run_plan(plan, "--url", server.url) == 1
+    assert "write a new plan" in capsys.readouterr().err
+    assert len(server.asked) == asked
+    assert list_events(tmp_path) == ["planned", "started"]
+
+
 def test_ctrl_c_keeps_what_was_seen(
     plan: Path, server: StandIn, tmp_path: Path, capsys: Capture
 ) -> None:

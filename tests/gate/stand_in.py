@@ -23,6 +23,7 @@ class StandIn:
     reply: Reply
     http: ThreadingHTTPServer
     asked: list[dict[str, Any]] = field(default_factory=list)
+    subjects: dict[str, str] = field(default_factory=lambda: dict(SUBJECTS))
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -65,7 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"status": "ok", "model": MODEL})
         elif self.path == "/v1/models":
             bounds = {"drift_budget": 0.04, "canary_sha256": None}
-            model = {"served": True, "sha256": "5" * 64, "subjects": SUBJECTS, "adaptation": bounds}
+            model: dict[str, Any] = {"served": True, "sha256": "5" * 64, "adaptation": bounds}
+            model["subjects"] = self.server_state.subjects
             self._send(200, {"data": [{"fluvial": {"served": False}}, {"fluvial": model}]})
         elif self.path.endswith("/readings"):
             self._send(200, {"data": [{"status": "done"}]})

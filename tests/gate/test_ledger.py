@@ -15,7 +15,7 @@ from fluvial.gate.ledger import Ledger, find_ledger, open_ledger
 from fluvial.gate.plan import digest
 from fluvial.gate.spending import MAX_ATTEMPTS, find_alpha, spend_alpha
 from fluvial.store.audit_check import read_entries
-from tests.gate.made import make_evidence, make_plan, make_results
+from tests.gate.made import SUBJECTS, make_evidence, make_plan, make_results
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def run(ledger: Ledger, plan: Any, failed: int = 0) -> None:
     ledger.enter(plan)
-    ledger.start(plan)
+    ledger.start(plan, subjects=SUBJECTS)
     ledger.end(make_results(plan, make_evidence(60, failed)))
 
 
@@ -66,18 +66,18 @@ def test_of_two_plans_for_one_attempt_only_one_can_be_run(ledger: Ledger) -> Non
     first, second = make_plan(), make_plan(seed=8)
     ledger.enter(first)
     ledger.enter(second)
-    ledger.start(second)
+    ledger.start(second, subjects=SUBJECTS)
     with pytest.raises(ConflictError, match="2 is next"):
-        ledger.start(first)
+        ledger.start(first, subjects=SUBJECTS)
 
 
 def test_a_plan_that_changed_since_it_was_written_is_refused(ledger: Ledger) -> None:
     ledger.enter(make_plan())
     with pytest.raises(ConflictError, match="changed after it was written") as caught:
-        ledger.start(make_plan(confidence=0.9))
+        ledger.start(make_plan(confidence=0.9), subjects=SUBJECTS)
     assert caught.value.code == "plan_changed"
     with pytest.raises(ConflictError, match="not on record"):
-        ledger.start(make_plan(lineage="other"))
+        ledger.start(make_plan(lineage="other"), subjects=SUBJECTS)
     assert [entry.event for entry in ledger.list_entries()] == ["planned"]
 
 
@@ -85,7 +85,7 @@ def test_the_same_results_again_are_the_same_attempt(ledger: Ledger) -> None:
     plan = make_plan()
     run(ledger, plan)
     before = ledger.path.read_bytes()
-    ledger.start(plan)
+    ledger.start(plan, subjects=SUBJECTS)
     ledger.end(make_results(plan, make_evidence(60)))
     assert ledger.path.read_bytes() == before
 
@@ -104,12 +104,24 @@ def test_other_results_of_a_plan_that_ended_are_refused(ledger: Ledger) -> None:
 def test_a_run_that_broke_off_may_be_run_again(ledger: Ledger) -> None:
     plan = make_plan()
     ledger.enter(plan)
-    ledger.start(plan)
-    ledger.start(plan)
+    ledger.start(plan, subjects=SUBJECTS)
+    ledger.start(plan, subjects=SUBJECTS)
     with pytest.raises(ConflictError, match="no finished run"):
         ledger.check(make_results(plan))
     ledger.end(make_results(plan))
     ledger.check(make_results(plan))
+
+
+def test_a_plan_is_run_again_on_nothing_but_what_it_was_run_on(ledger: Ledger) -> None:
+    plan, other = make_plan(), SUBJECTS | {"guard": "e" * 64}
+    ledger.enter(plan)
+    ledger.start(plan, subjects=SUBJECTS)
+    better = replace(make_results(plan), subjects=other)
+    for act in (lambda: ledger.start(plan, subjects=other), lambda: ledger.end(better)):
+        with pytest.raises(ConflictError, match="begun on something else") as caught:
+            act()
+        assert caught.value.code == "other_subjects"
+    assert [entry.event for entry in ledger.list_entries()] == ["planned", "started"]
 
 
 def test_results_of_a_plan_that_was_never_started_are_refused(ledger: Ledger) -> None:

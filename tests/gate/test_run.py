@@ -177,6 +177,17 @@ def test_a_server_that_dies_leaves_what_was_seen(tmp_path: Path) -> None:
     assert 0 < first.evidence.samples < 30
     assert first.evidence.errors == 30 - first.evidence.samples
     assert second.evidence.errors == 30
+    assert not done.results.subjects
+
+
+def test_a_server_that_became_another_during_the_run_is_refused(tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> str:
+        server.subjects["guard"] = "7" * 64
+        return "No."
+
+    with stand_in(reply) as server, pytest.raises(ConflictError, match="during the run") as caught:
+        try_plan(make_plan(make_risk()), server, tmp_path)
+    assert caught.value.code == "other_subjects"
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
