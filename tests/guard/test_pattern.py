@@ -86,6 +86,22 @@ def test_a_hostile_line_costs_linear_time(piece: str) -> None:
     assert large < 8 * 4 * small + 0.5
 
 
+@pytest.mark.parametrize("piece", ["sk-", "sk-aaaaaaaaaaaaaaaaaaaa", "://a:", "eyJ.", "AKC"])
+def test_no_line_holds_everything_else_up(piece: str) -> None:
+    """One match can't be interrupted: what is hostile must cost about what is plain."""
+
+    def measure(piece: str) -> float:
+        text = (piece * WINDOW_CHARS)[:WINDOW_CHARS]
+        times: list[float] = []
+        for _ in range(4):
+            begin = time.thread_time()
+            CHECK.find(text, kind="prompt")
+            times.append(time.thread_time() - begin)
+        return min(times)
+
+    assert measure(piece) < 4 * measure("plain words of bread ") + 0.002
+
+
 def test_refuses_what_is_too_long() -> None:
     with pytest.raises(GuardError, match="characters"):
         CHECK.find("a" * (MAX_CHARS + 1), kind="answer")
