@@ -139,6 +139,13 @@ class Verdict:
     def passed(self) -> bool:
         return not any(map(exceeds, (self.policy, self.ability)))
 
+    @property
+    def can_fail(self) -> bool:
+        """Whether so many canaries could have failed a version at all: with fewer, a pass says
+        nothing."""
+        kinds = (self.policy, self.ability)
+        return any(exceeds(Count(counted=each.counted, failed=each.counted)) for each in kinds)
+
 
 def exceeds(count: Count, *, tolerated: float = TOLERATED, alpha: float = ALPHA / 2) -> bool:
     """Tell whether a kind's failures show a rate over what is tolerated."""

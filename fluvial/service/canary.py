@@ -102,17 +102,26 @@ class Canaries:
             self._thread.join()
 
     def check_next(self) -> Verdict | None:
-        """Check the version that is next, and do what follows; None where none waits.
+        """Check the version that is next, and do what follows; None where none can be checked.
 
-        Raises FluvialError where it can't be checked now; it waits on then.
+        One that can't be checked now waits on, and holds no other up. Raises FluvialError where
+        that is so of all that wait.
         """
+        trouble: FluvialError | None = None
         for session, version in self._store.checks.find_waiting(
             checkpoint=self._checkpoint, since=self._set.begun_at
         ):
-            if (session.id, version.number) not in self._unreadable:
+            if (session.id, version.number) in self._unreadable:
+                continue
+            try:
                 verdict = self._check(session, version)
-                if verdict is not None:
-                    return verdict
+            except FluvialError as error:
+                trouble = error
+                continue
+            if verdict is not None:
+                return verdict
+        if trouble is not None:
+            raise trouble
         return None
 
     def _check(self, session: Session, version: Version) -> Verdict | None:
@@ -126,8 +135,10 @@ class Canaries:
             log.warning("version %s/%d: %s", session.id, version.number, error)
             return None
         asked = self._set.choose(lambda canaries: self._ask(canaries, None), base=self._base)
-        self._tell_none(asked)
         verdict = judge(asked, self._ask(asked, adapter) if asked else [])
+        if not verdict.can_fail:
+            self._tell_none()
+            return None  # it waits for canaries that the base passes; to pass none is no pass
         detail: dict[str, Value] = {
             "version": version.number,
             "id": version.id,
@@ -173,11 +184,11 @@ class Canaries:
         self._hub.publish("version", now, failed)
         self._hub.publish("session", now, now)
 
-    def _tell_none(self, asked: Sequence[Canary]) -> None:
-        """Say once that nothing is checked where the base passes none of its canaries."""
-        if not asked and not self._told_none:
+    def _tell_none(self) -> None:
+        """Say once that nothing is checked where the base passes too few of its canaries."""
+        if not self._told_none:
             self._told_none = True
-            log.warning("the base passes none of its canaries: versions are not really checked")
+            log.warning("the base passes too few of its canaries: no version can be checked")
 
     def _run(self) -> None:
         while not self._closing.is_set():

@@ -18,7 +18,7 @@ from fluvial.gate.canary import Canary
 from fluvial.gate.canary_set import CanarySet, Rotation
 from fluvial.model.adapter import Adapter, create_tensors
 from fluvial.model.checkpoint import open_checkpoint
-from fluvial.service.canary import Canaries, open_canaries
+from fluvial.service.canary import Ask, Canaries, open_canaries
 from fluvial.service.canary_asking import LANE, Asker, ClosingError
 from fluvial.service.hub import Event
 from fluvial.service.record import Record
@@ -56,7 +56,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.service.close()
 
 
-def watch(rig: Rig, model: Model, *, closing: threading.Event | None = None) -> Canaries:
+def watch(
+    rig: Rig, model: Model, *, ask: Ask | None = None, closing: threading.Event | None = None
+) -> Canaries:
     settings = load(overrides={"data_dir": rig.service.settings.data_dir, "canary_count": 10})
     canaries = open_canaries(settings, now=time.time() - 60)
     assert canaries is not None
@@ -66,7 +68,7 @@ def watch(rig: Rig, model: Model, *, closing: threading.Event | None = None) -> 
         history=rig.history,
         hub=rig.hub,
         record=Record(rig.service.audit),
-        ask=model.ask,
+        ask=ask or model.ask,
         closing=closing or threading.Event(),
         base="base",
         checkpoint=MODEL.sha256,
@@ -259,6 +261,39 @@ def test_a_version_deleted_meanwhile_and_a_damaged_one_stop_nothing(rig: Rig) ->
     assert rig.store.checks.outcome(deleted, 1) is None
 
 
+def test_a_version_whose_answers_fail_holds_no_other_up(rig: Rig) -> None:
+    model = Model()
+
+    def ask(canaries: Sequence[Canary], adapter: Adapter | None) -> list[str]:
+        if adapter is not None and adapter.key in model.bad:
+            raise EngineError("an answer to a canary failed")
+        return [answer(each) for each in canaries]
+
+    canaries = watch(rig, model, ask=ask)
+    ill, _ = learn(rig, rig.service.create_session(owner="eve"), 1)
+    well, _ = learn(rig, rig.service.create_session(owner="ann"), 2)
+    model.bad.add(key(ill, 1))
+    verdict = canaries.check_next()
+    assert verdict is not None
+    assert verdict.passed
+    assert rig.store.checks.outcome(well, 1) == "passed"
+    with pytest.raises(EngineError):
+        canaries.check_next()
+    assert rig.store.checks.outcome(ill, 1) is None
+
+
+def test_where_the_base_passes_none_no_version_has_passed(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    canaries = watch(rig, Model(), ask=lambda canaries, adapter: ["" for _ in canaries])
+    session, _ = learn(rig, rig.service.create_session(owner="ann"), 1)
+    for _ in range(2):
+        assert canaries.check_next() is None
+    assert rig.store.checks.outcome(session, 1) is None
+    assert list_kinds(rig) == []
+    assert caplog.text.count("no version can be checked") == 1
+
+
 def test_canaries_are_in_no_answer_log_event_or_export(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -379,11 +414,11 @@ CANARIES = [
 EXPECTED = [f"re: {n}" for n in range(9)]
 
 
-def test_all_are_asked_a_few_at_once_and_in_their_own_lane() -> None:
+def test_all_are_asked_one_by_one_and_in_their_own_lane() -> None:
     engine = Busy()
     asker = Asker(engine, closing=threading.Event())
     assert asker.ask(CANARIES, None) == EXPECTED
-    assert engine.most == 4
+    assert engine.most == 1
     assert engine.lanes == {(LANE, LANE)}
     assert engine.forgotten == [LANE]
     assert engine.cancelled == 0
