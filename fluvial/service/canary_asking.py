@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from fluvial.errors import BusyError, ContextLengthError, EngineError
@@ -13,10 +14,13 @@ from fluvial.types import Delta, Message, Sampling
 LANE = "canaries"
 """Lane and owner in the engine: nothing that is cached for canaries serves anyone else."""
 
-AT_ONCE = 4
-LOOK_S = 0.02
+TURNS_AT_ONCE = 2
+"""Whoever comes meanwhile waits for the step under way: so steps are short, one canary at a time,
+and what stands before its prompt is read in a few turns at once."""
+
+LOOK_S = 0.01
 PATIENCE_S = 60.0
-"""So long one set of canaries gives way in all; then they go on one at a time, beside others."""
+"""So long canaries give way in all; then they go on, one at a time, beside others."""
 
 
 class Answering(Protocol):
@@ -69,14 +73,27 @@ class Asker:
         """
         found: dict[str, str] = {}
         try:
-            for group in order(canaries):
-                self._ask_all(group, adapter, found)
+            leading, others = order(canaries)
+            for canary in leading:
+                self._read_beginning(canary, adapter)
+            self._ask_all([*leading, *others], adapter, found)
         finally:
             self._engine.forget(LANE)
         return [found[canary.sha256] for canary in canaries]
 
+    def _read_beginning(self, canary: Canary, adapter: Adapter | None) -> None:
+        """Have the engine keep what stands before a canary, piece by piece."""
+        for end in range(0, len(canary.turns), TURNS_AT_ONCE):
+            piece = replace(canary, turns=canary.turns[:end], prompt=canary.turns[end][0] or "-")
+            self._ask_all([piece], adapter, {}, tokens=1)
+
     def _ask_all(
-        self, group: Sequence[Canary], adapter: Adapter | None, found: dict[str, str]
+        self,
+        group: Sequence[Canary],
+        adapter: Adapter | None,
+        found: dict[str, str],
+        *,
+        tokens: int = ANSWER_TOKENS,
     ) -> None:
         left, patience_s = list(group), PATIENCE_S
         while left:
@@ -85,62 +102,42 @@ class Asker:
             if gives_way and self._is_wanted(0):
                 self._pause()
             else:
-                most = AT_ONCE if gives_way else 1
-                self._ask_some(left[:most], adapter, found, gives_way=gives_way)
-                left = [canary for canary in left if canary.sha256 not in found]
+                text = self._ask_one(left[0], adapter, tokens=tokens, gives_way=gives_way)
+                if text is not None:
+                    found[left.pop(0).sha256] = text
                 continue
             patience_s -= time.monotonic() - begun_s
 
-    def _ask_some(
-        self,
-        canaries: Sequence[Canary],
-        adapter: Adapter | None,
-        found: dict[str, str],
-        *,
-        gives_way: bool,
-    ) -> None:
-        """Ask a few; those that must give way to others are not in `found` then."""
-        begun: list[tuple[Canary, Answering]] = []
+    def _ask_one(
+        self, canary: Canary, adapter: Adapter | None, *, tokens: int, gives_way: bool
+    ) -> str | None:
+        """Return the answer to one; None if it must be asked again: it gave way to others."""
         try:
-            for canary in canaries:
-                answer = self._begin(canary, adapter)
-                if answer is None:
-                    found[canary.sha256] = ""
-                else:
-                    begun.append((canary, answer))
-            self._wait([answer for _, answer in begun], gives_way=gives_way)
-        except BusyError:
-            self._pause()
-        finally:
-            for _, answer in begun:
-                answer.cancel()  # one that has ended has ended
-        for canary, answer in begun:
-            deltas = list(answer)
-            finish = deltas[-1].finish if deltas else "cancelled"
-            if finish == "error":
-                raise EngineError("an answer to a canary failed")
-            if finish != "cancelled":
-                found[canary.sha256] = "".join(delta.text for delta in deltas)
-
-    def _begin(self, canary: Canary, adapter: Adapter | None) -> Answering | None:
-        sampling = Sampling(temperature=0, max_tokens=ANSWER_TOKENS)
-        messages = canary.list_messages()
-        try:
-            return self._engine.generate(
-                messages, sampling=sampling, lane=LANE, adapter=lambda: adapter, owner=LANE
+            answer = self._engine.generate(
+                canary.list_messages(),
+                sampling=Sampling(temperature=0, max_tokens=tokens),
+                lane=LANE,
+                adapter=lambda: adapter,
+                owner=LANE,
             )
         except ContextLengthError:
-            return None
-
-    def _wait(self, answers: Sequence[Answering], *, gives_way: bool) -> None:
-        """Wait until all have ended, or somebody else comes."""
-        while ours := sum(not answer.ended for answer in answers):
-            if gives_way and self._is_wanted(ours):
-                return
+            return ""
+        except BusyError:
             self._pause()
+            return None
+        try:
+            while not answer.ended and not (gives_way and self._is_wanted(1)):
+                self._pause()
+        finally:
+            answer.cancel()  # one that has ended has ended
+        deltas = list(answer)
+        finish = deltas[-1].finish if deltas else "cancelled"
+        if finish == "error":
+            raise EngineError("an answer to a canary failed")
+        return None if finish == "cancelled" else "".join(delta.text for delta in deltas)
 
     def _is_wanted(self, ours: int) -> bool:
-        """Tell whether the engine has more to do than these answers of ours."""
+        """Tell whether the engine has more to do than so many answers of ours."""
         return self._engine.running + self._engine.waiting > ours
 
     def _pause(self) -> None:
