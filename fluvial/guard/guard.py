@@ -8,14 +8,17 @@ import json
 import math
 import re
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fluvial.errors import FluvialError, GuardError, InputError
 from fluvial.guard.check import ACTIONS, Action, Check, Finding
 from fluvial.guard.policy import Place, Policy, as_kind, pick_language
-from fluvial.types import GuardNote, Message
+from fluvial.types import GuardNote, Message, ToolCall
 
 PART_CHARS = 6000
 OVERLAP_CHARS = 1000
@@ -25,7 +28,15 @@ JOINED_TURNS = 8
 """So many turns of a user are checked as one text, too: a request may be split over them."""
 CACHED_TEXTS = 2048
 MOST_FINDINGS = 10_000
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+LONGEST_CHARS = 24_000
+"""What the end of a part cuts is read again up to this length: keys can be longer than a part."""
+_HEX, _HIGH, _LOW = "[0-9a-fA-F]", "[dD][89abAB]", "[dD][c-fC-F]"
+_ESCAPE = re.compile(
+    rf'\\u({_HIGH}{_HEX}{{2}})\\u({_LOW}{_HEX}{{2}})|\\u({_HEX}{{4}})|\\([nrtbf/"\\])'
+)
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+_END_S: ContextVar[float] = ContextVar("guard_end_s", default=math.inf)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,28 +106,37 @@ class Guard:
     def find(self, text: str, *, place: Place, context: str = "") -> list[Finding]:
         """Return what all checks of this place find in a text, long ones in parts.
 
-        Characters that JSON spells as numbers are read as what they stand for, too.
+        A text with escapes of JSON is also read as what they stand for.
         Raises GuardError when a check fails or says what makes no sense.
         """
         found = self._find_as_is(text, place=place, context=context)
-        plain = _ESCAPE.sub(_unescape, text)
-        if plain == text:
-            return found
-        known = Counter(each.category for each in found)
-        for finding in self._find_as_is(plain, place=place, context=context):
-            # Only what the numbers hid is news; where it is in the text is not known.
-            known[finding.category] -= 1
-            if known[finding.category] < 0:
-                found.append(replace(finding, start=0, end=None))
+        plain, places = _unescape(text)
+        if plain != text:
+            found += (
+                _place(each, places)
+                for each in self._find_as_is(plain, place=place, context=context)
+            )
         return found
 
     def _find_as_is(self, text: str, *, place: Place, context: str) -> list[Finding]:
-        found: list[Finding] = []
-        for start in _split(len(text)):
-            part = text[start : start + PART_CHARS]
-            for name in self.policy.checks.at(place):
-                findings = _ask(self._checks[name], part, place=place, context=context)
-                found += (_move(each, by=start) for each in findings)
+        return [
+            finding
+            for start in _split(len(text))
+            for name in self.policy.checks.at(place)
+            for finding in self._find_part(name, text, start, place=place, context=context)
+        ]
+
+    def _find_part(
+        self, name: str, text: str, start: int, *, place: Place, context: str
+    ) -> list[Finding]:
+        """Find in the part that begins at `start`, and where its end cuts something, beyond it."""
+        check, end = self._checks[name], min(start + PART_CHARS, len(text))
+        findings = _ask(check, text[start:end], place=place, context=context)
+        found = [_move(each, by=start) for each in findings]
+        for cut in {each.start for each in found if each.end == end < len(text)}:
+            rest = text[cut : cut + LONGEST_CHARS]
+            again = _ask(check, rest, place=place, context=context)
+            found += (_move(each, by=cut) for each in again if each.start == 0)
         return found
 
     def rule(self, findings: Iterable[Finding], *, place: Place) -> list[Ruling]:
@@ -127,7 +147,7 @@ class Guard:
         rulings: list[Ruling] = []
         for finding in findings:
             rule = self.policy.rule(finding.category)
-            action = rule.action(place) if finding.score >= rule.threshold else "allow"
+            action = rule.action(place) if finding.score >= rule.least(place) else "allow"
             if action == "redact" and finding.end is None:
                 action = "stop" if place == "answer" else "refuse"
             if action != "allow":
@@ -146,17 +166,31 @@ class Guard:
         kept = drop_refused(messages, spoken=self.policy.spoken())
         first = 0 if new is None else max(0, len(kept) - new)
         masked = list(kept)
-        rulings = self._check_text(beside, place="prompt") if beside else []
-        for at in range(first, len(kept)):
-            message = kept[at]
-            place: Place = "answer" if message.role == "assistant" else "prompt"
-            found = self._check_text(message.content, place=place, context=_join(kept[:at]))
-            masked[at] = replace(message, content=mask(self.policy, message.content, found))
-            rulings += found
-            for call in message.tool_calls:
-                rulings += self._check_text(call.arguments, place=place)
+        rulings = self._check_beside(beside) if beside else []
+        for at, message in enumerate(kept):
+            # A system message stays, though the turn that it came with may have been refused.
+            if at >= first or message.role == "system":
+                masked[at], found = self._check_message(message, context=_join(kept[:at]))
+                rulings += (each for each in found if at >= first or each.action != "flag")
         rulings += self._check_joined(kept)
         return self._decide(rulings, messages=masked, text=_last_text(kept))
+
+    def _check_message(self, message: Message, *, context: str) -> tuple[Message, list[Ruling]]:
+        """Return a message with what is to be redacted masked, and what was found in it."""
+        place: Place = "answer" if message.role == "assistant" else "prompt"
+        rulings = self._check_text(message.content, place=place, context=context)
+        content = mask(self.policy, message.content, rulings)
+        calls: list[ToolCall] = []
+        for call in message.tool_calls:
+            found = self._check_text(call.arguments, place=place)
+            calls.append(replace(call, arguments=mask(self.policy, call.arguments, found)))
+            rulings += found + self._check_beside(call.name)
+        return replace(message, content=content, tool_calls=tuple(calls)), rulings
+
+    def _check_beside(self, text: str) -> list[Ruling]:
+        """Check what can't be masked."""
+        found = self._find_cached(text, place="prompt", context="")
+        return self.rule([replace(each, start=0, end=None) for each in found], place="prompt")
 
     def check_document(self, text: str) -> Decision:
         """Decide about a text that is to be read: allowed, or flagged."""
@@ -262,11 +296,49 @@ def drop_refused(messages: Sequence[Message], *, spoken: frozenset[str]) -> list
     return kept
 
 
-def _unescape(match: re.Match[str]) -> str:
-    return chr(int(match[1], 16))
+def run_until(check: Callable[[], T], *, end_s: float) -> T:
+    """Run something of the guard's that gives up after `end_s`, on the monotonic clock.
+
+    A thread can't be stopped from outside. Raises GuardError then.
+    """
+    before = _END_S.set(end_s)
+    try:
+        return check()
+    finally:
+        _END_S.reset(before)
+
+
+def _unescape(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text with escapes of JSON read; and where each character, and the end, was."""
+    pieces: list[str] = []
+    places: list[int] = []
+    done = 0
+    for escape in _ESCAPE.finditer(text):
+        pieces += (text[done : escape.start()], _read_escape(escape))
+        places += range(done, escape.start() + 1)
+        done = escape.end()
+    places += range(done, len(text) + 1)
+    return "".join([*pieces, text[done:]]), places
+
+
+def _read_escape(escape: re.Match[str]) -> str:
+    high, low, other, sign = escape.groups()
+    if high is not None:
+        return chr(0x10000 + (int(high, 16) % 0x400 << 10) + int(low, 16) % 0x400)
+    if other is not None:
+        char = chr(int(other, 16))
+        return "\ufffd" if "\ud800" <= char <= "\udfff" else char
+    return _ESCAPED.get(sign, sign)
+
+
+def _place(finding: Finding, places: Sequence[int]) -> Finding:
+    end = None if finding.end is None else places[finding.end]
+    return replace(finding, start=places[finding.start], end=end)
 
 
 def _ask(check: Check, text: str, *, place: Place, context: str) -> Sequence[Finding]:
+    if time.monotonic() > _END_S.get():
+        raise GuardError("the guard's checks took too long")
     try:
         found = check.find(text, kind=as_kind(place), context=context)
         if len(found) > MOST_FINDINGS:

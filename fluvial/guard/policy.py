@@ -52,16 +52,24 @@ class Say(_Table):
 class Category(_Table):
     """What is done about findings of one category, from `threshold` on.
 
+    `answer_threshold` goes before it for answers: they are another kind of text than prompts.
     `debounce` is how many checks in a row must find it in a growing answer before it is acted upon;
     nothing more is shown meanwhile, and the last check of an answer needs no second one.
     """
 
     threshold: Share = 0.5
+    answer_threshold: Share | None = None
     prompt: Literal["allow", "flag", "redact", "refuse"] = "refuse"
     answer: Literal["allow", "flag", "redact", "stop"] = "stop"
     document: Literal["allow", "flag"] = "allow"
     debounce: int = Field(1, ge=1, le=8)
     say: Say | None = None
+
+    def least(self, place: Place) -> float:
+        """Return from which score on something is done in this place."""
+        if place == "answer" and self.answer_threshold is not None:
+            return self.answer_threshold
+        return self.threshold
 
     def action(self, place: Place) -> Action:
         """Return what is done in this place."""

@@ -5,14 +5,16 @@ was not checked is not shown: the answer ends with a GuardError.
 """
 
 import asyncio
+import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from fluvial.config import Settings
 from fluvial.errors import GuardError, StorageError
-from fluvial.guard.guard import Decision, Guard
+from fluvial.guard.guard import Decision, Guard, run_until
 from fluvial.guard.opening import OpenModel, load_policy, open_guard
 from fluvial.service.guarded import GuardedGeneration
 from fluvial.service.protocol import Audit, Generation
@@ -68,7 +70,7 @@ class Guarding:
         guard = self.guard
         if guard is None:
             return Decision(action="allow", messages=tuple(messages))
-        beside = "\n".join(f"{each.name} {each.description} {each.parameters}" for each in tools)
+        beside = "\n".join(text for each in tools for text in describe_tool(each))
         chars = len(beside) + sum(len(each.content) for each in messages)
         decision = await self.run(
             lambda: guard.check_prompt(messages, new=new, beside=beside), chars=chars
@@ -129,9 +131,11 @@ class Guarding:
         timeout_ms = self.guard.policy.hold.timeout_ms if self.guard is not None else 0
         timeout_ms *= 1 + chars // TIMEOUT_CHARS
         loop = asyncio.get_running_loop()
+        end_s = time.monotonic() + timeout_ms / 1000
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                return await loop.run_in_executor(self._pool, check)
+                # The thread must end, too: others wait for it.
+                return await loop.run_in_executor(self._pool, lambda: run_until(check, end_s=end_s))
         except TimeoutError:
             raise GuardError(f"a check of the guard took over {timeout_ms} ms") from None
 
@@ -208,6 +212,27 @@ def recall(stored: Sequence[StoredMessage]) -> list[Message]:
         else:
             kept.append(Message(role=message.role, content=message.content))
     return kept
+
+
+def describe_tool(tool: Tool) -> list[str]:
+    """Return what people wrote about a tool: its description, and those of its parameters."""
+    return [text for text in (tool.description, *_find_descriptions(tool.parameters)) if text]
+
+
+def _find_descriptions(parameters: str) -> list[str]:
+    found: list[str] = []
+
+    def note(fields: dict[str, object]) -> dict[str, object]:
+        text = fields.get("description")
+        if isinstance(text, str):
+            found.append(text)
+        return fields
+
+    try:
+        json.loads(parameters, object_hook=note)
+    except (ValueError, RecursionError):
+        return [parameters]
+    return found
 
 
 def _last_question(messages: Sequence[Message]) -> str:

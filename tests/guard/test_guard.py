@@ -1,11 +1,16 @@
 """Prompts and documents, checked: refused, redacted, flagged; failures are never a pass."""
 
 import math
+import time
+from dataclasses import replace
 
 import pytest
 
 from fluvial.errors import GuardError, InputError
-from fluvial.guard.guard import PART_CHARS, Guard, drop_refused
+from fluvial.guard.check import Finding
+from fluvial.guard.guard import PART_CHARS, Guard, drop_refused, run_until
+from fluvial.guard.pattern import PatternCheck
+from fluvial.guard.policy import Category
 from fluvial.types import Message, ToolCall
 from tests.guard.world import ScriptedCheck, make_guard, make_policy
 
@@ -109,6 +114,17 @@ def test_thresholds_are_met_from_their_value_on() -> None:
         )
 
 
+def test_answers_can_have_a_threshold_of_their_own() -> None:
+    policy = make_policy(
+        ("[category.aurora]\n", "[category.aurora]\nthreshold = 0.5\nanswer_threshold = 0.9\n")
+    )
+    guard = Guard(policy, [ScriptedCheck("x", score=0.8)])
+    assert guard.check_prompt(user("x")).action == "refuse"
+    assert guard.rule(guard.find("x", place="answer"), place="answer") == []
+    assert policy.rule("aurora").least("answer") == 0.9
+    assert policy.rule("odd").least("answer") == 0.5
+
+
 def test_what_can_not_be_masked_is_refused() -> None:
     guard = Guard(make_policy(), [ScriptedCheck("x", category="name")])
     assert guard.check_prompt(user("x")).action == "refuse"
@@ -147,7 +163,69 @@ def test_characters_that_json_spells_as_numbers_are_read() -> None:
     assert guard.check_prompt(user('{"q": "' + hidden + '"}')).action == "refuse"
     # A name that stands there plainly is masked; that numbers stand beside it changes nothing.
     assert guard.check_prompt(user("bob \\u00e9")).messages[0].content == "[name] \\u00e9"
-    assert guard.check_prompt(user("b\\u006fb")).action == "refuse"
+    assert guard.check_prompt(user("a b\\u006fb c")).messages[0].content == "a [name] c"
+    assert guard.check_prompt(user("b\\u006fb\\u002e")).messages[0].content == "[name]\\u002e"
+
+
+@pytest.mark.parametrize("hidden", ["see\\naurora", "project\\taurora", r"\ud83d\ude00aurora"])
+def test_signs_that_json_escapes_hide_no_word_beside_them(hidden: str) -> None:
+    assert make_guard().check_prompt(user(hidden)).category == "aurora"
+    masked = make_guard().check_prompt(user("a\\nbob\\n")).messages[0].content
+    assert masked == "a\\n[name]\\n"
+
+
+def test_what_is_sure_only_once_it_is_read_from_escapes_is_found() -> None:
+    class Doubtful(ScriptedCheck):
+        def find(self, text, *, kind, context=""):
+            return [Finding(category="aurora", score=0.9 if "w" in text else 0.1, check="words")]
+
+    assert Guard(make_policy(), [Doubtful("")]).check_prompt(user("x\\u0077")).action == "refuse"
+
+
+@pytest.mark.parametrize("before", [PART_CHARS - 1900, PART_CHARS - 1200, PART_CHARS - 40])
+def test_a_key_that_the_end_of_a_part_cuts_is_masked_as_a_whole(before: int) -> None:
+    policy = make_policy(
+        ('["words"]\nanswer', '["patterns"]\nanswer'), ('["words"]', '["patterns"]')
+    )
+    policy = policy.model_copy(update={"category": {"default": Category(prompt="redact")}})
+    key = "-----BEGIN PRIVATE KEY-----\n" + "MIIabcDE\n" * 900 + "-----END PRIVATE KEY-----"
+    text = "bread " * (before // 6) + key + " bread" * 2000
+    masked = Guard(policy, [PatternCheck()]).check_prompt(user(text)).messages[0].content
+    assert masked == text.replace(key, "[secret]")
+
+
+def test_arguments_of_calls_are_masked_and_what_can_not_be_is_refused() -> None:
+    guard = make_guard()
+    call = ToolCall(id="1", name="look", arguments='{"q": "bob"}')
+    talk = [Message(role="assistant", content="", tool_calls=(call,)), *user("go on")]
+    assert guard.check_prompt(talk).messages[0].tool_calls[0].arguments == '{"q": "[name]"}'
+    assert guard.check_prompt(user("hi"), beside="tell bob").action == "refuse"
+    talk[0] = replace(talk[0], tool_calls=(replace(call, name="project-aurora"),))
+    assert guard.check_prompt(talk).action == "refuse"
+
+
+def test_a_system_message_is_checked_at_each_turn() -> None:
+    guard = make_guard()
+    told = Message(role="system", content="Speak of aurora")
+    assert guard.check_prompt([told, *user("hi")], new=1).action == "refuse"
+    told = Message(role="system", content="Speak to bob, an odd one")
+    decision = guard.check_prompt([told, *user("hi")], new=1)
+    assert decision.messages[0].content == "Speak to [name], an odd one"
+    assert decision.flags == ()
+
+
+def test_a_check_gives_up_between_parts_when_its_time_is_over() -> None:
+    class Slow(ScriptedCheck):
+        def find(self, text, *, kind, context=""):
+            time.sleep(0.02)
+            return super().find(text, kind=kind, context=context)
+
+    check = Slow("never")
+    guard = Guard(make_policy(), [check])
+    text = "bread " * 100_000
+    with pytest.raises(GuardError, match="too long"):
+        run_until(lambda: guard.find(text, place="prompt"), end_s=time.monotonic() + 0.1)
+    assert 1 <= len(check.asked) < 20
 
 
 def test_documents_are_flagged_or_passed_never_refused() -> None:
