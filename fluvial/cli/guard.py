@@ -138,8 +138,8 @@ def _describe(finding: "Finding", opened: "Guard", text: str, place: "Place") ->
     return {
         "category": finding.category,
         "score": round(finding.score, 4),
-        "threshold": rule.threshold,
-        "action": rule.action(place) if finding.score >= rule.threshold else "allow",
+        "threshold": rule.least(place),
+        "action": rule.action(place) if finding.score >= rule.least(place) else "allow",
         "check": finding.check,
         "text": None if finding.end is None else text[finding.start : finding.end],
     }
@@ -180,8 +180,9 @@ def _print_policy(policy: "Policy", settings: "Settings") -> None:
     rows = [
         [
             name,
-            f"{rule.threshold:g}",
+            f"{rule.least('prompt'):g}",
             rule.prompt,
+            f"{rule.least('answer'):g}",
             rule.answer,
             rule.document,
             str(rule.debounce),
@@ -189,6 +190,6 @@ def _print_policy(policy: "Policy", settings: "Settings") -> None:
         ]
         for name, rule in policy.category.items()
     ]
-    headings = ["category", "from", "prompt", "answer", "document", "checks", "words"]
-    print_table(headings, rows, right=(1, 5, 6))
+    headings = ["category", "from", "prompt", "from", "answer", "document", "checks", "words"]
+    print_table(headings, rows, right=(1, 3, 6, 7))
     click.echo(f"sha256 of the policy: {policy.sha256}")

@@ -24,7 +24,9 @@ from fluvial.errors import GuardError
 from fluvial.guard.check import Finding, TextKind
 from fluvial.guard.encoder import Encoder
 from fluvial.guard.feature import (
+    MAX_SPOTS,
     MAX_WINDOWS,
+    SPOT_WORDS,
     Features,
     Vocabulary,
     cut_spots,
@@ -41,6 +43,7 @@ NETWORK_SHARE = 0.1
 """What the network adds to the machine's margin."""
 MAX_FILE_BYTES = 64 * 2**20
 FORM = "fluvial-guard-classifier-1"
+BARE_CHARS = 12
 CONTEXT_CHARS = 600
 """So much of what was said before is read together with a prompt."""
 MAX_CHARS = 1_000_000
@@ -179,7 +182,10 @@ class ClassifierCheck:
         A prompt is also read together with the end of `context`, so that what is split over turns
         is seen, unless what was said before already falls into one alone.
         """
-        scores = self.score(text, kind=kind)
+        if is_bare(text):
+            scores = dict.fromkeys(self.categories, 0.0)
+        else:
+            scores = self.score(text, kind=kind)
         if kind == "prompt" and context.strip():
             before = context[-CONTEXT_CHARS:]
             if max(self.score(before, kind=kind).values()) < 0.5:
@@ -216,10 +222,12 @@ class ClassifierCheck:
         found: dict[HeadName, list[Array]] = {}
         for reading in (plain, *read_otherwise(plain)):
             words = self._split(reading)
-            for window in cut_windows(words)[:MAX_WINDOWS]:
+            is_surer = kind == "prompt" and not is_chinese(words)
+            if not is_surer or len(words) > MAX_SPOTS * SPOT_WORDS:
                 name: HeadName = "answer" if kind == "answer" else "words"
-                found.setdefault(name, []).append(_run(self, window, kind))
-            if kind == "prompt" and not is_chinese(words):
+                windows = cut_windows(words)[:MAX_WINDOWS]
+                found.setdefault(name, []).extend(_run(self, each, kind) for each in windows)
+            if is_surer:
                 found.setdefault("prompt", []).extend(_judge(self, at) for at in cut_spots(words))
         return {
             name: max(each, key=lambda logits: float(logits[0])) for name, each in found.items()
@@ -240,6 +248,12 @@ class ClassifierCheck:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassifierCheck) and other.sha256 == self.sha256
+
+
+def is_bare(text: str) -> bool:
+    """Tell whether a text is one short plain word, which says too little to be judged alone."""
+    word = text.strip(" .,!?\n")
+    return len(word) <= BARE_CHARS and word.isascii() and (word.isalnum() or not word)
 
 
 @functools.lru_cache(maxsize=4096)
