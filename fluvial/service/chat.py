@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fluvial.adapt.history import History
@@ -44,7 +44,9 @@ class Chat:
         reader: Reader,
         hub: Hub,
         guarding: Guarding,
+        require: Callable[[Session], None],
     ) -> None:
+        """Join the parts; `require` raises for a session whose version in force may not answer."""
         self._settings = settings
         self._engine = engine
         self._store = store
@@ -52,6 +54,7 @@ class Chat:
         self._reader = reader
         self._hub = hub
         self._guarding = guarding
+        self._require = require
         self._token_bytes = prompt.measure_tokens(engine)
         self._deadline_s = settings.answer_deadline_s or None
         self._claims: dict[str, _Claim] = {}
@@ -158,8 +161,10 @@ class Chat:
         GuardError; nothing is stored then.
         """
         claim = self.claim(session)
-        writing = Writing(self._store, hub=self._hub, session=session)
+        writing = Writing(self._store, hub=self._hub, session=session, require=self._require)
         try:
+            # What was found before may have changed: a version that failed may have gone back.
+            await asyncio.to_thread(writing.refresh)
             whole = await asyncio.to_thread(self._recall, session, messages, parent=parent)
             new = len(messages)
             decision = await self._guarding.check_prompt(

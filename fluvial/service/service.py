@@ -39,7 +39,6 @@ from fluvial.types import (
     Sampling,
     Session,
     StoredMessage,
-    Version,
 )
 
 
@@ -100,6 +99,7 @@ class Service:
             reader=reader,
             hub=hub,
             guarding=guarding,
+            require=self._require_covered,
         )
         self._expiry = Expiry(store=store, history=history, hub=hub)
         self.readings = Readings(
@@ -284,12 +284,11 @@ class Service:
         """Answer inside a session. See `Chat.answer`.
 
         Raises ReleaseEndedError when the release of what is served has expired, and ConflictError
-        `version_not_covered` when it says nothing of the version in force.
+        `version_not_covered` when it says nothing of the version in force; one that comes in force
+        while the answer is written ends it.
         """
         self._served.require(session)
         self.clearance.require()
-        if self.clearance.is_bounded and session.version != BASE_VERSION:
-            self.clearance.require_covered(await asyncio.to_thread(self._find_version, session))
         return await self._chat.answer(session, messages, parent=parent, sampling=sampling)
 
     async def stop(self, session: Session) -> None:
@@ -322,8 +321,10 @@ class Service:
         self._counts[session.id] = (key, tokens)
         return tokens
 
-    def _find_version(self, session: Session) -> Version:
-        return self._store.version(session, session.version)
+    def _require_covered(self, session: Session) -> None:
+        if self.clearance.is_bounded and session.version != BASE_VERSION:
+            version = self._store.version(session, session.version)
+            self.clearance.require_covered(version)
 
     def _delete(self, session: Session) -> None:
         self.readings.stop_all(session)

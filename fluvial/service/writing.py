@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fluvial.adapt.history import History
 from fluvial.errors import NotFoundError, StorageError
@@ -17,10 +17,19 @@ from fluvial.types import FinishReason, GuardNote, Message, PassageNote, Session
 class Writing:
     """The record of one answer: the session as it is now, and the message being written."""
 
-    def __init__(self, store: Store, *, hub: Hub, session: Session) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        hub: Hub,
+        session: Session,
+        require: Callable[[Session], None] = lambda session: None,
+    ) -> None:
+        """Write into `session`; `require` raises for one whose version in force may not answer."""
         self.session = session
         self._store = store
         self._hub = hub
+        self._require = require
         self._answer: StoredMessage
         self._question: StoredMessage
         self._seen = hub.revision(session.id)
@@ -30,14 +39,16 @@ class Writing:
         revision = self._hub.revision(self.session.id)
         if revision != self._seen:
             self._seen = revision
-            self._refresh()
+            self.refresh()
         try:
             return history.adapter(self.session)
         except NotFoundError:  # forgotten a moment ago, before the change was told
-            return history.adapter(self._refresh())
+            return history.adapter(self.refresh())
 
-    def _refresh(self) -> Session:
+    def refresh(self) -> Session:
+        """Read the session again: another version may be in force. Raises what `require` does."""
         self.session = self._store.session(self.session.id, owner=self.session.owner)
+        self._require(self.session)
         return self.session
 
     def store(
