@@ -115,7 +115,6 @@ class GuardedGeneration:
         """End the answer: the engine stops, and people are told why."""
         ruling = self._holder.ruling
         assert ruling is not None  # noqa: S101 - it is why this was called
-        usage = await self._drain()
         message = self._guard.policy.speak(ruling.category, language=self._language)
         decision = Decision(
             action="stop",
@@ -125,7 +124,9 @@ class GuardedGeneration:
             message=message,
             flags=tuple(sorted(self._holder.flags)),
         )
+        # First of all: the engine may fail, too, and what was found is on record all the same.
         await asyncio.to_thread(self._tell, decision, self._holder.text)
+        usage = await self._drain()
         self._close()
         return Delta(text="", finish="content_filter", usage=usage, guard=decision.note)
 
@@ -192,15 +193,22 @@ class GuardedGeneration:
             return
         start = len(self._holder.text)
         self._holder.push(piece.text)
-        if piece.logprobs:
+        logprobs = piece.logprobs if piece.finish is None else self._trim(piece.logprobs)
+        if logprobs:
             end = len(self._holder.text)
-            told = sum(len(each.text) for each in piece.logprobs)
-            self._waiting.append(_Told(piece.logprobs, min(start, end - told), end))
+            told = sum(len(each.text) for each in logprobs)
+            self._waiting.append(_Told(logprobs, min(start, end - told), end))
         if self._since_s is None and self._holder.holds:
             self._since_s = time.monotonic()
         if piece.finish is not None:
             self._last = piece
             self._holder.close()
+
+    def _trim(self, logprobs: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        """Leave out a last token that goes on after the end of the text: that is not checked."""
+        if logprobs and logprobs[-1].bytes and not self._holder.text.endswith(logprobs[-1].text):
+            return logprobs[:-1]
+        return logprobs
 
     def _left_s(self) -> float | None:
         """Return how long held text may still wait; None while none is held."""

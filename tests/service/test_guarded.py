@@ -229,8 +229,18 @@ def test_what_was_written_before_the_engine_failed_is_checked_and_shown() -> Non
     seen, error, _ = run(Script(pieces), make_guard())
     assert (read(seen), isinstance(error, EngineError)) == ("some words", True)
     pieces = [Delta(text="some aurora"), EngineError("broke")]
-    seen, error, _ = run(Script(pieces), make_guard())
+    seen, error, told = run(Script(pieces), make_guard())
     assert read(seen) == ""
+    assert [kind for kind, _, _ in told.entries] == ["guard.answer_stop"]
+
+
+def test_a_token_that_a_stop_string_cut_is_not_told_beyond_the_text() -> None:
+    whole = TokenLogprob(text="of", bytes=b"of", logprob=-1.0)
+    cut = TokenLogprob(text=" aurora", bytes=b" aurora", logprob=-1.0)
+    last = Delta(text=" a", finish="stop", usage=USAGE, logprobs=(cut,))
+    seen, _, _ = run(Script([Delta(text="of", logprobs=(whole,)), last]), make_guard())
+    assert read(seen) == "of a"
+    assert [each for delta in seen for each in delta.logprobs] == [whole]
 
 
 def test_off_changes_nothing() -> None:
