@@ -28,12 +28,13 @@ def count(
 ) -> Evidence:
     """Return the evidence of one risk; `planned` is how many samples the plan asks for.
 
-    A sample's cluster is `cluster` in its metadata, else the sample itself with all its epochs.
+    A sample's cluster is `cluster` in its metadata, else all samples and epochs that ask the same
+    and want the same answer: a question that stands twice in a data set is one trial.
     """
     failed: dict[str, list[bool | None]] = defaultdict(list)
     for sample in samples:
-        cluster = (sample.metadata or {}).get("cluster", sample.id)
-        failed[str(cluster)].append(None if (well := read_outcome(sample)) is None else not well)
+        well = read_outcome(sample)
+        failed[_name_cluster(sample)].append(None if well is None else not well)
     outcomes = [each for cluster in failed.values() for each in cluster]
     ended = [cluster for cluster in failed.values() if None not in cluster]
     scored = sum(each is not None for each in outcomes)
@@ -74,8 +75,18 @@ def _read_score(score: "Score") -> bool | None:
     return _OUTCOMES.get(value) if isinstance(value, str | int | float | bool) else None
 
 
+def _name_cluster(sample: "EvalSample") -> str:
+    given = (sample.metadata or {}).get("cluster")
+    if given is not None:
+        return f"given {given}"
+    return json.dumps([_view_input(sample), sample.choices, sample.target], ensure_ascii=False)
+
+
 def _view(sample: "EvalSample") -> str:
-    asked: Any = sample.input
-    if not isinstance(asked, str):
-        asked = [[message.role, message.text] for message in asked]
-    return json.dumps([sample.id, asked, sample.target], ensure_ascii=False)
+    return json.dumps([sample.id, _view_input(sample), sample.target], ensure_ascii=False)
+
+
+def _view_input(sample: "EvalSample") -> Any:
+    if isinstance(sample.input, str):
+        return sample.input
+    return [[message.role, message.text] for message in sample.input]

@@ -15,9 +15,8 @@ BROKEN = EvalError(message="it broke", traceback="", traceback_ansi="")
 def make(name: str, value: Any = "C", *, cluster: str | None = None, **more: Any) -> EvalSample:
     metadata = {} if cluster is None else {"cluster": cluster}
     scores = None if value is None else {"a": Score(value=value)}
-    return EvalSample(
-        id=name, epoch=1, input="ask", target="t", scores=scores, metadata=metadata, **more
-    )
+    asked: dict[str, Any] = {"id": name, "epoch": 1, "input": f"ask {name}", "target": "t"} | more
+    return EvalSample(**asked, scores=scores, metadata=metadata)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +59,13 @@ def test_a_cluster_with_a_broken_sample_did_not_end() -> None:
 def test_epochs_of_a_sample_are_one_cluster() -> None:
     found = count([make("1", "C"), make("1", "I")], planned=2)
     assert (found.clusters, found.failed) == (1, 1)
+
+
+def test_a_question_that_stands_twice_is_one_cluster() -> None:
+    twice = [make(str(number), input="the same") for number in range(300)]
+    assert count(twice, planned=300).clusters == 1
+    other = make("other", input="the same", choices=["a", "b"])
+    assert count([*twice, other], planned=301).clusters == 2
 
 
 def test_what_was_cut_off_or_never_ran_is_missing() -> None:
