@@ -153,18 +153,24 @@ def read_subjects(server: "Server") -> tuple[dict[str, str], Adaptation]:
 
     Raises EngineError when it does not answer, ConflictError when it serves another model.
     """
+    from fluvial.gate.provider import LOOPBACK
+
     headers = {"Authorization": f"Bearer {server.api_key}"} if server.api_key else {}
-    with httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+    url = httpx2.URL(server.url)
+    # As for the questions: through a proxy this machine's address would be another machine's.
+    own = url.host in LOOPBACK
+    with httpx2.Client(base_url=url, headers=headers, timeout=30, trust_env=not own) as client:
         try:
             health: dict[str, Any] = client.get("/healthz").raise_for_status().json()
             models: dict[str, Any] = client.get("/v1/models").raise_for_status().json()
             served = next(each for each in models["data"] if each["fluvial"]["served"])["fluvial"]
+            name = health["model"]
         except (httpx2.HTTPError, ValueError, LookupError, TypeError, StopIteration) as error:
             why = str(error) or type(error).__name__
             raise EngineError(f"no Fluvial server answers at {server.url}: {why}") from error
-    if health["model"] != server.model:
+    if name != server.model:
         raise ConflictError(
-            f"the server serves {health['model']!r}, but the plan is for {server.model!r}",
+            f"the server serves {name!r}, but the plan is for {server.model!r}",
             code="other_model",
         )
     told: dict[str, str] = served.get("subjects") or {"weights": served["sha256"]}

@@ -15,7 +15,8 @@ from fluvial.errors import ConflictError, EngineError, InputError
 from fluvial.gate import result
 from fluvial.gate.evidence import Calibration
 from fluvial.gate.plan import Direction, Judge, Plan, Risk
-from fluvial.gate.run import Bench, Run, run
+from fluvial.gate.run import Bench, Run, read_subjects, run
+from fluvial.gate.trial import Server
 from tests.gate.made import GOOD_JUDGE
 from tests.gate.stand_in import MODEL, SUBJECTS, StandIn, stand_in
 from tests.gate.wheels import make_opener
@@ -188,6 +189,17 @@ def test_a_server_that_became_another_during_the_run_is_refused(tmp_path: Path) 
     with stand_in(reply) as server, pytest.raises(ConflictError, match="during the run") as caught:
         try_plan(make_plan(make_risk()), server, tmp_path)
     assert caught.value.code == "other_subjects"
+
+
+def test_this_machine_is_asked_what_it_serves_without_a_proxy(
+    server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    subjects, _ = read_subjects(Server(url=server.url, model=MODEL))
+    assert subjects == SUBJECTS
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
