@@ -8,8 +8,8 @@ import click
 from fluvial.cli.bench_adapt import adapt
 from fluvial.cli.bench_canary import canary
 from fluvial.cli.bench_frontier import frontier
-from fluvial.cli.bench_holding import guard_stream
 from fluvial.cli.bench_guard import guard
+from fluvial.cli.bench_holding import guard_stream
 from fluvial.cli.bench_latency import latency
 from fluvial.cli.installed import ensure_model, print_line
 from fluvial.cli.option import config_option, data_dir_option, load_settings
