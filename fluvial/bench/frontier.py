@@ -8,7 +8,15 @@ from typing import Any
 from fluvial.bench.adapt import OnTokens, run
 from fluvial.config import Settings
 
-POINTS = ((1.0, 1.0), (1.0, 0.65), (1.0, 0.4), (0.5, 0.65), (0.5, 0.4), (0.25, 0.4))
+POINTS = (
+    (1.0, 1.0),
+    (1.0, 0.65),
+    (1.0, 0.4),
+    (0.5, 0.65),
+    (0.5, 0.4),
+    (0.25, 0.4),
+    (0.25, 0.2),
+)
 """Settings `share` and `depth`, from the dearest on."""
 
 
