@@ -14,6 +14,8 @@ from fluvial.guard.guard import Guard, Ruling, merge_spans, spell_mask
 
 RUN_CHARS = 256
 """A word, a key or an address that may go on is held back as a whole, up to this length."""
+GROUP_ENDS = "0123456789)-"
+"""What a group of figures ends with, before a space."""
 WIDE = "\u2e80"
 """From here on characters are Chinese, Japanese, Korean or rarer, and about a token each."""
 QUARTERS = 4
@@ -154,10 +156,14 @@ class Holder:
         return limit
 
     def _run_start(self, end: int) -> int:
-        """Return where the word that reaches `end` begins; `end` where it is too long for one."""
+        """Return where the word that reaches `end` begins; `end` where it is too long for one.
+
+        Figures in groups, such as the number of a card, are one word.
+        """
         for at in range(end, max(0, end - RUN_CHARS), -1):
             char = self._text[at - 1]
-            if char.isspace() or char >= WIDE:
+            is_gap = char == " " and at > 1 and self._text[at - 2] in GROUP_ENDS
+            if (char.isspace() and not is_gap) or char >= WIDE:
                 return at
         return 0 if end <= RUN_CHARS else end
 

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from fluvial.guard.guard import Guard, mask
 from fluvial.guard.hold import Ask, Holder
+from fluvial.guard.pattern import PatternCheck
+from fluvial.guard.word import WordCheck
 from tests.guard.world import make_guard, make_policy
 
 GUARD = make_guard()
@@ -134,3 +136,13 @@ def test_after_a_ruling_nothing_is_asked_or_shown() -> None:
     holder.push("more")
     assert holder.ask() is None
     assert holder.ask(rush=True) is None
+
+
+def test_a_number_in_groups_is_masked_as_a_whole_even_in_a_rush() -> None:
+    policy = make_policy(('answer = ["words"]', 'answer = ["patterns"]'))
+    guard = Guard(policy, [WordCheck(policy.listed()), PatternCheck()])
+    policy.category["card"] = policy.rule("name")
+    pieces = ["the card is", " 4111", " 1111", " 1111", " 1111", " and", " 12", " apples"]
+    shown, holder = stream(guard, pieces, rushes=[True])
+    assert shown == "the card is [card] and 12 apples"
+    assert holder.ruling is None
