@@ -86,7 +86,7 @@ def test_large_sizes_are_found_too(share: float) -> None:
 def test_no_size_gives_power_under_a_judge_that_cries_wolf() -> None:
     wolf = Calibration(positives=132, caught=122, negatives=127, false_alarms=40)
     test = Design(limit=0.05, alpha=0.03, judged=True, calibration=wolf)
-    assert count_allowed(test, trials=200) == 35
+    assert count_allowed(test, trials=200) == 2
     assert compute_power(test, trials=200, share=0.0125) < 0.001
     assert find_trials(test, share=0.0125, power=0.9) is None
 
