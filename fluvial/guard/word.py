@@ -1,17 +1,19 @@
 """The operator's own list: words and phrases that stand for a topic, in English and Chinese.
 
 Matched without regard to case, width, invisible characters and the kind of white space. English
-phrases match whole words, Chinese ones anywhere, since Chinese has no spaces.
+phrases match whole words, Chinese ones anywhere, since Chinese has no spaces. Letters that look
+like Latin ones, marks on letters and traditional characters hide no word.
 """
 
 import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 from fluvial.guard.check import Finding, TextKind
+from fluvial.guard.normal import Reading, normalise
 
 
 @final
@@ -26,25 +28,29 @@ class WordCheck:
             category: _compile(phrases) for category, phrases in words.items() if phrases
         }
         listed = {category: list(phrases) for category, phrases in sorted(words.items())}
-        data = json.dumps(["words 1", listed], ensure_ascii=False).encode()
+        data = json.dumps(["words 2", listed], ensure_ascii=False).encode()
         self.sha256 = hashlib.sha256(data).hexdigest()
 
     def find(self, text: str, *, kind: TextKind, context: str = "") -> list[Finding]:
         """Return each place of each phrase; the score is 1. `kind` and `context` change nothing."""
         if not self._patterns:
             return []
-        plain, places = fold(text)
+        as_is = Reading(text=text, starts=range(len(text) + 1))
+        places = dict.fromkeys(self._match(as_is))
+        plain = normalise(text)
+        if plain.text != text:
+            places |= dict.fromkeys(self._match(plain))
         return [
-            Finding(
-                category=category,
-                score=1.0,
-                check=self.name,
-                start=places[match.start()],
-                end=places[match.end() - 1] + 1,
-            )
-            for category, pattern in self._patterns.items()
-            for match in pattern.finditer(plain)
+            Finding(category=category, score=1.0, check=self.name, start=start, end=end)
+            for category, start, end in places
         ]
+
+    def _match(self, reading: Reading) -> Iterator[tuple[str, int, int]]:
+        plain, places = fold(reading.text)
+        for category, pattern in self._patterns.items():
+            for match in pattern.finditer(plain):
+                start, last = places[match.start()], places[match.end() - 1]
+                yield category, *reading.span(start, last + 1)
 
 
 def fold(text: str) -> tuple[str, list[int]]:
