@@ -33,9 +33,11 @@ class Publications:
     def publish(self, session: Session, handle: str, *, name: str) -> Publication:
         """Publish a copy of a version under a name, to everyone on this server.
 
-        Raises InputError for a name that is none, ConflictError `name_taken`.
+        Raises InputError for a name that is none, ConflictError `name_taken`, or `canary_failed`
+        for a version that failed its canaries.
         """
         version = self._versions.find(session, handle)
+        self._versions.require_passable(session, version.number)
         data = self._history.read(session, version)
         made = self._store.publications.create(session, version, name=name, data=data)
         self._record.note_act(

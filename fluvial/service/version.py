@@ -106,12 +106,24 @@ class Versions:
             )
         return path
 
+    def require_passable(self, session: Session, number: int) -> None:
+        """Raise ConflictError `canary_failed` for a version that failed its canaries."""
+        if self._settings.canaries == "on" and (
+            self._store.checks.outcome(session, number) == "failed"
+        ):
+            raise ConflictError(
+                f"version {number} failed hidden test questions that the base passes; restore "
+                "another one. A branch of it is tested again",
+                code="canary_failed",
+                param="version",
+            )
+
     # Changing
 
     def restore(self, session: Session, handle: str) -> Session:
         """Put a version (0: the base) in force; readings under way stop, or they would learn on."""
         number = self.resolve(session, handle)
-        self._require_passable(session, number)
+        self.require_passable(session, number)
         self._readings.stop_all(session)
         before = self._now(session)
         restored = self._tell(self._history.restore(before, number))
@@ -173,18 +185,6 @@ class Versions:
         return forgotten
 
     # Below
-
-    def _require_passable(self, session: Session, number: int) -> None:
-        """Raise ConflictError `canary_failed` for a version that failed its canaries."""
-        if self._settings.canaries == "on" and (
-            self._store.checks.outcome(session, number) == "failed"
-        ):
-            raise ConflictError(
-                f"version {number} failed hidden test questions that the base passes; restore "
-                "another one. A branch of it is tested again",
-                code="canary_failed",
-                param="version",
-            )
 
     def _now(self, session: Session) -> Session:
         return self._store.session(session.id, owner=session.owner)

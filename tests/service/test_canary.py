@@ -128,6 +128,8 @@ def test_a_version_that_fails_goes_back_to_the_last_good_one(
     with pytest.raises(ConflictError) as caught:
         rig.service.versions.restore(now, "2")
     assert caught.value.code == "canary_failed"
+    with pytest.raises(ConflictError, match="failed hidden test questions"):
+        rig.service.publications.publish(now, "2", name="ill")
     assert rig.service.versions.restore(now, "1").version == 1
     assert canaries.check_next() is None
 
