@@ -73,6 +73,13 @@ def resolve(arguments: list[str]) -> str | None:
     return None
 
 
+OTHER_VARIABLES = {
+    "FLUVIAL_TEST_MODELS": "tests/conftest.py",
+    "FLUVIAL_JUDGE_KEY": "fluvial/gate/judge.py",
+}
+"""Variables that are no settings, and who reads them."""
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names)
 def test_make_goals_exist(path: Path) -> None:
     for arguments in commands(path.read_text(), "make"):
@@ -91,7 +98,12 @@ def test_fluvial_commands_and_options_exist(path: Path) -> None:
 def test_settings_exist(path: Path) -> None:
     for name in re.findall(r"\bFLUVIAL_[A-Z_]+\b", path.read_text()):
         known = name.removeprefix("FLUVIAL_").lower() in Settings.model_fields
-        assert known or name in (ROOT / "tests" / "conftest.py").read_text(), name
+        assert known or name in OTHER_VARIABLES, name
+
+
+def test_other_variables_are_read_where_they_are_said_to_be() -> None:
+    for name, file in OTHER_VARIABLES.items():
+        assert f'"{name}"' in (ROOT / file).read_text()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names)
