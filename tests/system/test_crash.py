@@ -28,7 +28,7 @@ def test_a_server_killed_twice_learns_what_an_undisturbed_one_does(own_data: Pat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("frequent_versions")
-def test_a_server_killed_a_hundred_times_learns_what_an_undisturbed_one_does(own_data: Path) -> None:
+def test_a_server_killed_a_hundred_times_learns_the_same(own_data: Path) -> None:
     _compare(own_data, kills=100)
 
 
