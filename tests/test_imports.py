@@ -24,6 +24,7 @@ WITH_TORCH = {
     "fluvial.adapt.window",
     "fluvial.adapt.worker",  # the learner's process
     "fluvial.bench.adapt",  # measures the learner in its own process
+    "fluvial.bench.canary",
     "fluvial.bench.frontier",
     "fluvial.model.fallback",
     "fluvial.model.fallback_state",
