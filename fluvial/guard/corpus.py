@@ -98,7 +98,11 @@ def write_phrases(*, seed: int = 0) -> list[Text]:
 def read_unseen_chinese() -> list[Text]:
     """Return our own Chinese texts for the report, which nothing learns from."""
     table: dict[str, list[str]] = _load("unseen_zh.toml")
-    groups = {"benign": "ordinary", "look_alikes": "look-alikes"}
+    groups = {
+        "benign": "ordinary",
+        "pinyin_benign": "ordinary",
+        "look_alikes": "look-alikes",
+    }
     return [
         Text(
             text=text,
