@@ -28,6 +28,7 @@ PLAIN: dict[str, dict[str, float]] = {
     "prompt": {"offset": 0.0, "slope": 3.0},
     "words": {"offset": 0.0},
     "answer": {"offset": 0.0},
+    "chinese": {"offset": 0.0, "slope": 3.0},
 }
 """Before calibration. The machine's margins are narrower than the network's logits."""
 HELD_OUT = 5

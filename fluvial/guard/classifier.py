@@ -3,9 +3,10 @@
 Two readers. A small network over word pieces (two learned averages and a convolution of width 3,
 hashed pairs of words, one hidden layer) reads everything, in a fraction of a millisecond. English
 prompts are also read by MiniLM at 8 bits with a support vector machine on top, once a prompt:
-slower and much surer. Both need no hub and run in numpy on one core. A score of 0.5 is the
-threshold that `calibrate.py` found. It judges form and words, not truth: what it can't do stands in
-docs/safety.md.
+slower and much surer. Chinese prompts are read by it too, as the English words of their meanings
+(`gloss.py`), with a machine of their own. All need no hub and run in numpy on one core. A score of
+0.5 is the threshold that `calibrate.py` found. It judges form and words, not truth: what it can't
+do stands in docs/safety.md.
 """
 
 import functools
@@ -34,6 +35,7 @@ from fluvial.guard.feature import (
     is_chinese,
     split_words,
 )
+from fluvial.guard.gloss import may_be_pinyin, open_dictionary
 from fluvial.guard.normal import Reading, normalise, read_otherwise
 
 WEIGHTS = Path(__file__).with_name("weights") / "classifier.safetensors"
@@ -54,8 +56,9 @@ LEAST_SCORE = 0.05
 Array = NDArray[np.float32]
 
 
-HeadName = Literal["prompt", "words", "answer"]
-"""How a score came about: both readers on a prompt; the network alone on one; on an answer."""
+HeadName = Literal["prompt", "words", "answer", "chinese"]
+"""How a score came about: both readers on a prompt; the network alone on one; on an answer; the
+machine for Chinese on a prompt's meanings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,7 @@ class ClassifierCheck:
 
     network: Network
     machine: Machine
+    chinese: Machine | None
     vocabulary: Vocabulary
     categories: Sequence[str]
     heads: dict[HeadName, Head]
@@ -162,6 +166,17 @@ class ClassifierCheck:
             weight_S=wide.pop("support_S"),
             **json.loads(meta["machine"]),
         )
+        chinese = None
+        if "chinese" in meta:
+            kept = json.loads(meta["chinese"])
+            if kept.pop("dictionary") != open_dictionary().sha256:
+                raise ValueError("they were made with another dictionary of Chinese")
+            chinese = Machine(
+                encoder=machine.encoder,
+                support_SD=wide.pop("chinese_SD"),
+                weight_S=wide.pop("chinese_S"),
+                **kept,
+            )
         network = Network(**wide)
         if len(words) != len(network.pieces_ND):
             raise ValueError("its vocabulary and its table of pieces differ in length")
@@ -169,9 +184,10 @@ class ClassifierCheck:
         return cls(
             network=network,
             machine=machine,
+            chinese=chinese,
             vocabulary=Vocabulary({word: row for row, word in enumerate(words)}),
             categories=tuple(json.loads(meta["categories"])),
-            heads={name: Head(**heads[name]) for name in ("prompt", "words", "answer")},
+            heads={name: Head(**head) for name, head in heads.items()},
             sha256=hashlib.sha256(path.read_bytes() + encoder_sha256.encode()).hexdigest(),
             about=json.loads(meta.get("about", "{}")),
         )
@@ -223,15 +239,31 @@ class ClassifierCheck:
         for reading in (plain, *read_otherwise(plain)):
             words = self._split(reading)
             is_surer = kind == "prompt" and not is_chinese(words)
-            if not is_surer or len(words) > MAX_SPOTS * SPOT_WORDS:
+            meanings = self._gloss(words) if kind == "prompt" else None
+            if not (is_surer or meanings) or len(words) > MAX_SPOTS * SPOT_WORDS:
                 name: HeadName = "answer" if kind == "answer" else "words"
                 windows = cut_windows(words)[:MAX_WINDOWS]
                 found.setdefault(name, []).extend(_run(self, each, kind) for each in windows)
             if is_surer:
                 found.setdefault("prompt", []).extend(_judge(self, at) for at in cut_spots(words))
+            if meanings:
+                first = cut_windows(words)[0]
+                spots = cut_spots(meanings)
+                found.setdefault("chinese", []).extend(_weigh(self, at, first) for at in spots)
         return {
             name: max(each, key=lambda logits: float(logits[0])) for name, each in found.items()
         }
+
+    def _gloss(self, words: Sequence[str]) -> list[str] | None:
+        """Return what Chinese or pinyin means, None where it is neither."""
+        if self.chinese is None:
+            return None
+        if is_chinese(words):
+            return open_dictionary().gloss(words)
+        if not may_be_pinyin(words):
+            return None
+        spoken = open_dictionary().read_pinyin(words)
+        return None if spoken is None else open_dictionary().gloss(spoken)
 
     def _split(self, reading: Reading) -> list[str]:
         words = split_words(reading.text)
@@ -268,6 +300,15 @@ def _judge(check: ClassifierCheck, spot: tuple[str, ...]) -> Array:
     logits = _run(check, spot, "prompt").copy()
     margin = check.machine.judge(check.vocabulary.read(spot).pieces)
     logits[0] = margin + NETWORK_SHARE * logits[0]
+    return logits
+
+
+@functools.lru_cache(maxsize=1024)
+def _weigh(check: ClassifierCheck, spot: tuple[str, ...], window: tuple[str, ...]) -> Array:
+    """Read the meanings of a Chinese prompt; the categories are the network's."""
+    logits = _run(check, window, "prompt").copy()
+    if check.chinese is not None:
+        logits[0] = check.chinese.judge(check.vocabulary.read(spot).pieces)
     return logits
 
 

@@ -36,6 +36,7 @@ from fluvial.guard.feature import (
     cut_windows,
     split_words,
 )
+from fluvial.guard.gloss import open_dictionary
 from fluvial.guard.normal import normalise
 
 WIDTH = 64
@@ -152,11 +153,30 @@ def train(
     torch.set_num_threads(1)
     pieces_ND = _make_table(encoder, len(vocabulary.rows), note)
     machine, examples = _make_examples(texts, categories, vocabulary, encoder, note, seed)
+    chinese = train_chinese(texts, encoder=encoder, vocabulary=vocabulary, note=note)
     model = Guardian(pieces_ND, categories=len(categories))
     _fit(model, examples, note, seed)
     return Trained(
-        model=model.eval(), machine=machine, vocabulary=vocabulary, categories=categories
+        model=model.eval(),
+        machine=machine,
+        chinese=chinese,
+        vocabulary=vocabulary,
+        categories=categories,
     )
+
+
+def train_chinese(
+    texts: Sequence[Text], *, encoder: Encoder, vocabulary: Vocabulary, note: Note
+) -> Any:
+    """Return the machine for the meanings of Chinese prompts, None where there are none."""
+    chinese = [each for each in texts if each.kind == "prompt" and each.language == "zh"]
+    labels = [each.label for each in chinese]
+    if len(set(labels)) < 2:
+        return None
+    note(f"reading the meanings of {len(chinese):,} Chinese texts")
+    meanings = [open_dictionary().gloss(split_words(normalise(each.text).text)) for each in chinese]
+    vectors = encoder.embed([vocabulary.read(cut_spots(each)[0]).pieces for each in meanings])
+    return _make_machine(vectors, labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +185,7 @@ class Trained:
 
     model: Guardian
     machine: Any
+    chinese: Any
     vocabulary: Vocabulary
     categories: Sequence[str]
 
@@ -194,6 +215,9 @@ def save(
     tensors |= _narrow("support_SD", machine.support_vectors_)
     tensors |= _narrow("pieces_ND", _to_numpy(model.pieces.weight))
     tensors |= _narrow("hashes_QE", _to_numpy(model.hashes.weight))
+    if trained.chinese is not None:
+        tensors["chinese_S"] = trained.chinese.dual_coef_[0].astype(np.float32)
+        tensors |= _narrow("chinese_SD", trained.chinese.support_vectors_)
     words = "\n".join(trained.vocabulary.rows).encode("utf-8")
     tensors["vocabulary"] = np.frombuffer(words, np.uint8)
     encoder = path.with_name(ENCODER_FILE).read_bytes()
@@ -201,11 +225,18 @@ def save(
         "form": FORM,
         "categories": json.dumps(list(trained.categories)),
         "heads": json.dumps(heads),
-        "machine": json.dumps({"bias": float(machine.intercept_[0]), "gamma": GAMMA}),
+        "machine": json.dumps(_describe(machine)),
         "encoder": hashlib.sha256(encoder).hexdigest(),
         "about": json.dumps(about, sort_keys=True),
     }
+    if trained.chinese is not None:
+        kept = {**_describe(trained.chinese), "dictionary": open_dictionary().sha256}
+        meta["chinese"] = json.dumps(kept)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, meta)
+
+
+def _describe(machine: Any) -> dict[str, float]:
+    return {"bias": float(machine.intercept_[0]), "gamma": GAMMA}
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:

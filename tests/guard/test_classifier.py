@@ -133,7 +133,7 @@ def shipped() -> ClassifierCheck:
 
 
 def test_the_shipped_weights_are_small_and_whole(shipped: ClassifierCheck) -> None:
-    assert WEIGHTS.stat().st_size < 4 * 2**20
+    assert WEIGHTS.stat().st_size < 5 * 2**20
     assert "weapons" in shipped.categories
     assert np.isfinite(shipped.network.pieces_ND).all()
     assert shipped.about["calibration"]["prompt"]["rate"] == 0.03
