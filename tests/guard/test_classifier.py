@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from fluvial.errors import GuardError
 from fluvial.guard import classifier as module
@@ -161,3 +162,10 @@ def test_the_shipped_one_catches_plain_requests(shipped: ClassifierCheck, text: 
     found = shipped.find(text, kind="prompt")
     assert found[0].category == "weapons"
     assert found[0].score >= 0.5
+
+
+def test_products_stay_on_the_thread_that_asks() -> None:
+    ClassifierCheck.load()
+    pools = [each for each in threadpool_info() if each["user_api"] == "blas"]
+    assert pools
+    assert {each["num_threads"] for each in pools} == {1}
