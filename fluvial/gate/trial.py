@@ -5,6 +5,7 @@ The log is written as samples end, so what was done before an interruption is in
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def _evaluate(
         } | options
     try:
         # Inspect prints what it loaded on stdout, even when told to be quiet.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _keep_logging(), contextlib.redirect_stdout(io.StringIO()):
             return run_eval(
                 task.name if isinstance(task, Foreign) else task,
                 model=_open_model(server, seed=seed),
@@ -113,6 +114,18 @@ def _evaluate(
             "name of a registered Inspect task",
             param="task",
         ) from error
+
+
+@contextlib.contextmanager
+def _keep_logging() -> Generator[None]:
+    """Put the root logger back as it was: Inspect sets its level and its handlers for good."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def _open_model(server: Server, *, seed: int) -> Model:

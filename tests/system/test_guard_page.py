@@ -72,6 +72,7 @@ def test_a_refused_question_is_told_so_and_what_can_be_asked(
             expect(notice).to_contain_text(reason)
             expect(page.get_by_text(told)).to_have_count(1)
             page.reload()
+        expect(page.get_by_test_id("guard-notice")).to_contain_text(told)
         _ask(page, "1 2 3")
         expect(page.get_by_test_id("message-assistant")).to_have_count(2)
         assert visit.complaints == []
