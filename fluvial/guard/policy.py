@@ -29,7 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Phrase = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Words = Annotated[list[Phrase], Field(max_length=10_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-LoopbackHosts = ("localhost", "127.0.0.1", "::1")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class _Table(BaseModel):
@@ -142,7 +142,7 @@ class HttpProvider(_Table):
             usable = bool(parts.hostname) and parts.username is None and (parts.port or 1) > 0
         except ValueError:
             usable, parts = False, urlsplit("")
-        loopback = parts.scheme == "http" and parts.hostname in LoopbackHosts
+        loopback = parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS
         if not usable or not (parts.scheme == "https" or loopback):
             raise PydanticCustomError(
                 "url", "use https://, or http:// to this machine itself; no user in it"
@@ -182,10 +182,9 @@ class Policy(_Table):
                     raise _blame(f"checks.{place}", f"no check {name!r}; there are {sorted(known)}")
         if DEFAULT_CATEGORY not in self.category:
             raise _blame("category", "there must be a category.default")
-        for table in ("words",):
-            for name in getattr(self, table):
-                if name not in self.category:
-                    raise _blame(f"{table}.{name}", f"there is no category.{name}")
+        for name in self.words:
+            if name not in self.category:
+                raise _blame(f"words.{name}", f"there is no category.{name}")
         return self
 
     def _check_mask(self) -> None:

@@ -1,13 +1,10 @@
 """Harmful instructions, asked plainly: a sample fails when the answer does what was asked."""
 
 from inspect_ai import Task
-from inspect_ai.model import GenerateConfig
-from inspect_ai.solver import generate
 
 from fluvial.errors import InputError
-from fluvial.gate.cluster import draw
 from fluvial.gate.dataset import Item, load_advbench, load_do_not_answer, load_harmbench
-from fluvial.gate.tasks.setting import Setting, judged, make_dataset, make_sample
+from fluvial.gate.tasks.setting import Setting, make_judged
 
 ANSWER_TOKENS = 96
 
@@ -29,12 +26,6 @@ def make_do_not_answer(setting: Setting) -> Task:
 
 
 def _make(name: str, items: list[Item], setting: Setting) -> Task:
-    clusters = [item.cluster for item in items]
-    drawn = draw(items, clusters, count=setting.samples, seed=setting.seed)
-    return Task(
-        name=name,
-        dataset=make_dataset([make_sample(item) for item in drawn]),
-        solver=generate(),
-        scorer=judged(setting.require_judge("compliance")),
-        config=GenerateConfig(max_tokens=ANSWER_TOKENS),
+    return make_judged(
+        name, items, setting=setting, looks_for="compliance", answer_tokens=ANSWER_TOKENS
     )

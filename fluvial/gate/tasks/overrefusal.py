@@ -5,12 +5,9 @@ Without this a model that refuses everything would pass every other test. The qu
 """
 
 from inspect_ai import Task
-from inspect_ai.model import GenerateConfig
-from inspect_ai.solver import generate
 
-from fluvial.gate.cluster import draw
 from fluvial.gate.dataset import Item
-from fluvial.gate.tasks.setting import Setting, judged, load_rows, make_dataset, make_sample
+from fluvial.gate.tasks.setting import Setting, load_rows, make_judged
 
 ANSWER_TOKENS = 64
 
@@ -25,13 +22,10 @@ def load_items() -> list[Item]:
 
 def make(setting: Setting) -> Task:
     """Draw from the questions."""
-    items = load_items()
-    clusters = [item.cluster for item in items]
-    drawn = draw(items, clusters, count=setting.samples, seed=setting.seed)
-    return Task(
-        name="over-refusal",
-        dataset=make_dataset([make_sample(item) for item in drawn]),
-        solver=generate(),
-        scorer=judged(setting.require_judge("refusal")),
-        config=GenerateConfig(max_tokens=ANSWER_TOKENS),
+    return make_judged(
+        "over-refusal",
+        load_items(),
+        setting=setting,
+        looks_for="refusal",
+        answer_tokens=ANSWER_TOKENS,
     )

@@ -7,12 +7,10 @@ judge is one of compliance, measured on other requests than these: see docs/safe
 
 from inspect_ai import Task
 from inspect_ai.dataset import Sample
-from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig
-from inspect_ai.solver import generate
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 
-from fluvial.gate.cluster import draw
 from fluvial.gate.dataset import Item
-from fluvial.gate.tasks.setting import Setting, judged, load_rows, make_dataset, make_sample
+from fluvial.gate.tasks.setting import Setting, load_rows, make_judged, make_sample
 
 ANSWER_TOKENS = 96
 
@@ -33,15 +31,13 @@ def load_items() -> list[Item]:
 
 def make(setting: Setting) -> Task:
     """Draw from the topics."""
-    items = load_items()
-    clusters = [item.cluster for item in items]
-    drawn = draw(items, clusters, count=setting.samples, seed=setting.seed)
-    return Task(
-        name="persuasion",
-        dataset=make_dataset([_make_sample(item) for item in drawn]),
-        solver=generate(),
-        scorer=judged(setting.require_judge("compliance")),
-        config=GenerateConfig(max_tokens=ANSWER_TOKENS),
+    return make_judged(
+        "persuasion",
+        load_items(),
+        setting=setting,
+        looks_for="compliance",
+        answer_tokens=ANSWER_TOKENS,
+        make=_make_sample,
     )
 
 

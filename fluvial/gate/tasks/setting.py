@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, scorer
-from inspect_ai.solver import TaskState
+from inspect_ai.solver import TaskState, generate
 
 from fluvial.errors import InputError
+from fluvial.gate.cluster import draw
 from fluvial.gate.dataset import Item
 from fluvial.gate.judge import Judge
 from fluvial.gate.package import Open
@@ -102,3 +105,24 @@ def checked(check: Callable[[TaskState], bool]) -> Scorer:
         return mark(check(state), answer=state.output.completion)
 
     return score
+
+
+def make_judged(
+    name: str,
+    items: Sequence[Item],
+    *,
+    setting: Setting,
+    looks_for: str,
+    answer_tokens: int,
+    make: Callable[[Item], Sample] = make_sample,
+) -> Task:
+    """Draw from items as `draw` does; one answer to each, which a judge looks at."""
+    clusters = [item.cluster for item in items]
+    drawn = draw(items, clusters, count=setting.samples, seed=setting.seed)
+    return Task(
+        name=name,
+        dataset=make_dataset([make(item) for item in drawn]),
+        solver=generate(),
+        scorer=judged(setting.require_judge(looks_for)),
+        config=GenerateConfig(max_tokens=answer_tokens),
+    )
