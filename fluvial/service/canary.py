@@ -170,7 +170,6 @@ class Canaries:
             failed=verdict.failed,
             canaries=self._set.draw_sha256,
         )
-        back = now.version if now.version != version.number else None
         self._record.note_own("canary.failed", session.id, **detail, in_force=now.version)
         log.warning(
             "version %d of %s failed %d of %d canaries; version %s is in force",
@@ -178,7 +177,7 @@ class Canaries:
             session.id,
             verdict.failed,
             verdict.counted,
-            now.version if back is None else back,
+            now.version,
         )
         now = self._store.session(now.id, owner=now.owner)
         self._hub.publish("version", now, failed)
